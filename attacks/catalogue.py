@@ -1,0 +1,39 @@
+"""The attacks by name. Imports no torch; `ATTACKS.load(name)` does."""
+
+from __future__ import annotations
+
+from robustbench_lite.attacks.registry import Entry, Registry
+
+_HERE = "robustbench_lite.attacks"
+
+ATTACKS = Registry(
+    "attack",
+    {
+        "fgsm": Entry(
+            f"{_HERE}.fgsm:fgsm",
+            "one signed gradient step of length eps",
+            "Goodfellow et al. 2015, arXiv:1412.6572",
+        ),
+        "pgd": Entry(
+            f"{_HERE}.pgd:pgd",
+            "projected gradient descent on CE, margin (CW), DLR or KL; Linf and L2",
+            "Madry et al. 2018, arXiv:1706.06083",
+        ),
+        "cw_l2": Entry(
+            f"{_HERE}.cw_l2:cw_l2",
+            "Carlini-Wagner minimal L2 perturbation, binary search over c",
+            "Carlini and Wagner 2017, arXiv:1608.04644",
+        ),
+        "reference:autoattack": Entry(
+            f"{_HERE}.reference_autoattack:reference_autoattack",
+            "AutoAttack, the authors' own code (pyautoattack), always seeded",
+            "Croce and Hein 2020, arXiv:2003.01690",
+        ),
+        "torchattacks": Entry(
+            f"{_HERE}.torchattacks_adapter:torchattacks_attack",
+            "torchattacks:<Name>, any attack of that package",
+            "Kim 2020, arXiv:2010.01950",
+        ),
+    },
+    entry_point_group="robustbench_lite.attacks",
+)

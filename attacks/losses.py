@@ -1,0 +1,74 @@
+"""Per-example attack losses: larger is worse for the network. Logits in, (B,) out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustbench_lite.attacks.errors import InputError
+
+LOSSES = ("ce", "margin", "dlr", "kl")
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each example: logits (B, K), y (B,) int64 to (B,)."""
+    return functional.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{j != y} z_j - z_y of each example: above 0 exactly when y is not the prediction.
+
+    The label's own logit is masked with -inf, so the value is right when all others are negative.
+    """
+    own = logits.gather(1, y[:, None])  # (B, 1)
+    others = logits.scatter(1, y[:, None], -torch.inf)  # (B, K)
+    return others.amax(dim=1) - own.squeeze(1)
+
+
+def clipped_margin(logits: Tensor, y: Tensor, *, kappa: float) -> Tensor:
+    """min(margin, kappa): Carlini and Wagner 2017 (arXiv:1608.04644), f_6 with the sign turned.
+
+    Its ascent is the "CW" column of most defense papers, with kappa = 50.
+    """
+    return margin(logits, y).clamp_max(kappa)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690, Eq. 6), per example.
+
+    -(z_y - max_{j != y} z_j) / (z_(1) - z_(3)), logits sorted downwards; needs K >= 3.
+    """
+    if logits.shape[1] < 3:
+        raise InputError(f"the DLR loss needs at least 3 classes, got {logits.shape[1]}")
+    top = logits.topk(3, dim=1).values  # (B, 3)
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)  # 1e-12 as in the authors' code
+
+
+def kl_to_clean(logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """KL(softmax(clean) || softmax(logits)) of each example, both (B, K), to (B,).
+
+    The inner problem of TRADES (Zhang et al. 2019, arXiv:1901.08573, Eq. 5).
+    """
+    log_q = functional.log_softmax(logits, dim=1)
+    log_p = functional.log_softmax(clean_logits, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def attack_loss(
+    name: str, logits: Tensor, y: Tensor, *, clean_logits: Tensor | None, kappa: float | None
+) -> Tensor:
+    """The loss called `name`, per example (B,); `kl` needs `clean_logits`, `margin` a `kappa`."""
+    if name == "ce":
+        return cross_entropy(logits, y)
+    if name == "margin":
+        if kappa is None:
+            raise InputError("loss 'margin' needs kappa: 50 in the CW columns of defense papers")
+        return clipped_margin(logits, y, kappa=kappa)
+    if name == "dlr":
+        return dlr(logits, y)
+    if name == "kl":
+        if clean_logits is None:
+            raise InputError("loss 'kl' needs the clean logits")
+        return kl_to_clean(logits, clean_logits)
+    raise InputError(f"unknown loss {name!r}; available: {', '.join(LOSSES)}")

@@ -1,0 +1,169 @@
+"""Protocols: a threat model and an ordered list of attacks, with a version. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.attacks.registry import unknown_name
+from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
+
+_KEYS = {"id", "version", "norm", "engine", "summary", "passes", "attacks"}
+ENGINES = ("ours", "reference")
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """One attack of a protocol.
+
+    Args:
+        name: unique in the protocol, a column of its tables (`pgd20_ce`).
+        title: how pages print it (`PGD-20`).
+        attack: registered name, or `torchattacks:<Name>`.
+        params: every other parameter, with its value at the protocol's eps.
+    """
+
+    name: str
+    title: str
+    attack: str
+    params: Mapping[str, object]
+
+    def as_dict(self) -> dict[str, object]:
+        return {"name": self.name, "title": self.title, "attack": self.attack, **self.params}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named way of measuring robustness at one radius.
+
+    Args:
+        name: the file's id, such as `linf_standard`.
+        version: raised by any change that can move a number.
+        threat: norm and eps.
+        engine: `"ours"`, or `"reference"` where the authors' code of AutoAttack is part of it.
+        passes: forward passes of the judge; above 1 success is a majority (randomised models).
+        attacks: in order.
+        summary: one line.
+    """
+
+    name: str
+    version: int
+    threat: ThreatModel
+    engine: str
+    passes: int
+    attacks: tuple[AttackSpec, ...]
+    summary: str
+
+    @property
+    def id(self) -> str:
+        """The full id every number carries: `linf_standard@8/255.v1`."""
+        return f"{self.name}@{self.threat.eps_text}.v{self.version}"
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain JSON data; what `hash` is taken over, apart from titles and summary."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "version": self.version,
+            "norm": self.threat.norm,
+            "eps": self.threat.eps_text,
+            "eps_value": float(self.threat.eps),
+            "engine": self.engine,
+            "passes": self.passes,
+            "attacks": [spec.as_dict() for spec in self.attacks],
+        }
+
+    @property
+    def hash(self) -> str:
+        data = self.as_dict()
+        data["attacks"] = [
+            {key: value for key, value in spec.as_dict().items() if key != "title"}
+            for spec in self.attacks
+        ]
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def protocol_files() -> dict[str, Path]:
+    """Names of the shipped protocols and their files."""
+    folder = Path(str(files("robustbench_lite.attacks.protocols")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def protocol_summaries() -> dict[str, str]:
+    """Name and one line of each shipped protocol."""
+    return {name: str(_read(path)["summary"]) for name, path in protocol_files().items()}
+
+
+def load_protocol(name: str, *, eps: str | float | Fraction | None) -> Protocol:
+    """Read a protocol by name, or from a `.toml` file, at a radius.
+
+    Args:
+        name: a shipped name (`linf_standard`) or a path that ends in `.toml`.
+        eps: radius as a fraction or decimal; None takes the file's own `eps`, if it has one.
+
+    Raises:
+        InputError: for an unknown name, a missing or unknown key, or no eps from either side.
+    """
+    shipped = protocol_files()
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"protocol file {name!r} does not exist")
+    elif name in shipped:
+        path = shipped[name]
+    else:
+        raise InputError(unknown_name("protocol", name, shipped))
+    data = _read(path)
+    if eps is None:
+        eps = data.get("eps")  # type: ignore[assignment]
+    if eps is None:
+        raise InputError(f"protocol {name!r} names no radius: give --eps, such as --eps 8/255")
+    threat = ThreatModel(data["norm"], parse_eps(eps))  # type: ignore[arg-type]
+    return Protocol(
+        name=str(data["id"]),
+        version=int(data["version"]),  # type: ignore[call-overload]
+        threat=threat,
+        engine=str(data["engine"]),
+        passes=int(data["passes"]),  # type: ignore[call-overload]
+        attacks=tuple(_attack_spec(table, threat) for table in data["attacks"]),  # type: ignore[attr-defined]
+        summary=str(data["summary"]),
+    )
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"protocol {path} is no valid TOML: {error}") from None
+    missing, unknown = _KEYS - set(data), set(data) - _KEYS - {"eps"}
+    if missing or unknown:
+        wrong = [f"missing key {key!r}" for key in sorted(missing)]
+        wrong += [f"unknown key {key!r}" for key in sorted(unknown)]
+        raise InputError(f"protocol {path}: {', '.join(wrong)}")
+    if data["engine"] not in ENGINES:
+        raise InputError(f"protocol {path}: engine={data['engine']!r}; allowed: {ENGINES}")
+    if not isinstance(data["passes"], int) or data["passes"] < 1:
+        raise InputError(f"protocol {path}: passes={data['passes']!r} must be an integer >= 1")
+    names = [table.get("name") for table in data["attacks"]]
+    if len(set(names)) < len(names) or "clean" in names or not names:
+        raise InputError(f"protocol {path}: attack names must be unique, none 'clean': {names}")
+    return data
+
+
+def _attack_spec(table: Mapping[str, object], threat: ThreatModel) -> AttackSpec:
+    params = dict(table)
+    try:
+        name, title, attack = (str(params.pop(key)) for key in ("name", "title", "attack"))
+    except KeyError as error:
+        raise InputError(f"attack {table.get('name', table)!r} has no key {error}") from None
+    if "alpha_over_eps" in params:
+        params["alpha"] = float(parse_eps(params.pop("alpha_over_eps")) * threat.eps)  # type: ignore[arg-type]
+    return AttackSpec(name, title, attack, params)

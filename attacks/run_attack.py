@@ -1,0 +1,90 @@
+"""Run one attack of a protocol: find the function, hand it exactly the arguments it takes."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.catalogue import ATTACKS
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.attacks.protocol import AttackSpec
+from robustbench_lite.attacks.threat_model import ThreatModel
+
+
+def run_attack(
+    spec: AttackSpec,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel,
+    ids: Tensor,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """Adversarial candidates for every row of `x`, in batches.
+
+    Args:
+        spec: the attack and its parameters.
+        model: maps (B, C, H, W) in [0, 1] to logits (B, K).
+        x: clean images (N, C, H, W) in [0, 1].
+        y: labels (N,), int64.
+        threat: norm and radius.
+        ids: example ids (N,), int64.
+        seed: any integer.
+        batch_size: rows per call of the attack. The reference AutoAttack batches by itself: it
+            gets all rows at once, since its draws depend on how they are grouped.
+
+    Returns:
+        Candidates (N, C, H, W). Nothing is claimed of them; the verifier decides.
+
+    Raises:
+        InputError: for an unknown attack, or parameters that it lacks or does not take.
+    """
+    attack = _bind(spec, threat, batch_size)
+    if spec.attack == "reference:autoattack":
+        return attack(model, x, y, ids=ids, seed=seed)
+    out = x.clone()
+    for rows in _slices(len(x), batch_size):
+        out[rows] = attack(model, x[rows], y[rows], ids=ids[rows], seed=seed)
+    return out
+
+
+def check_attack(spec: AttackSpec, threat: ThreatModel) -> None:
+    """Raise InputError when the attack is unknown or its parameters do not fit it."""
+    _bind(spec, threat, batch_size=1)
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
+
+
+def _bind(spec: AttackSpec, threat: ThreatModel, batch_size: int) -> partial[Tensor]:
+    params = dict(spec.params)
+    name, _, inner = spec.attack.partition(":")
+    if name == "torchattacks":
+        function = ATTACKS.load(name)
+        params = {"name": inner, "params": params}
+    else:
+        function = ATTACKS.load(spec.attack)
+    accepted = inspect.signature(function).parameters
+    given: dict[str, object] = {
+        "norm": threat.norm,
+        "eps": float(threat.eps),
+        "batch_size": batch_size,
+        "stream": spec.name,
+    }
+    params.update({key: value for key, value in given.items() if key in accepted})
+    needed = {
+        key
+        for key, parameter in accepted.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+    } - {"ids", "seed"}
+    if wrong := set(params) ^ (needed | (set(params) & set(accepted))):
+        raise InputError(
+            f"attack {spec.name!r} ({spec.attack}): missing or unknown parameter "
+            f"{', '.join(sorted(wrong))}; it takes {', '.join(sorted(needed))}"
+        )
+    return partial(function, **params)

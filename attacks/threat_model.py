@@ -1,0 +1,82 @@
+"""Threat models: a norm and a radius in pixel units of [0, 1]. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+from robustbench_lite.attacks.errors import InputError
+
+Norm = Literal["Linf", "L2"]
+NORMS: tuple[str, ...] = get_args(Norm)
+
+
+def parse_eps(text: str | int | float | Fraction) -> Fraction:
+    """Read a radius exactly, from a fraction (`"8/255"`) or a decimal (`"0.031"`).
+
+    Args:
+        text: as the user wrote it. A float is read by its shortest decimal spelling.
+
+    Returns:
+        The exact value; 8/255 and 0.031 stay different.
+
+    Raises:
+        InputError: for what is no number, or is negative.
+    """
+    try:
+        eps = Fraction(repr(text) if isinstance(text, float) else text)
+    except (ValueError, ZeroDivisionError, TypeError):
+        raise InputError(
+            f"eps={text!r} is no number: write a fraction such as 8/255 or a decimal such as 0.031"
+        ) from None
+    if eps < 0:
+        raise InputError(f"eps={text} is negative: a radius is at least 0")
+    return eps
+
+
+def format_eps(eps: Fraction) -> str:
+    """The one spelling of a radius: a terminating decimal, else k/255, else n/d."""
+    if (text := _terminating_decimal(eps)) is not None:
+        return text
+    if (eps * 255).denominator == 1:
+        return f"{eps * 255}/255"
+    return f"{eps.numerator}/{eps.denominator}"
+
+
+def _terminating_decimal(value: Fraction) -> str | None:
+    for digits in range(7):
+        scaled = value * 10**digits
+        if scaled.denominator == 1:
+            whole, rest = divmod(scaled.numerator, 10**digits)
+            return f"{whole}.{rest:0{digits}d}" if digits else str(whole)
+    return None
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What an attacker may do: move x by at most `eps` in `norm`, inside [0, 1].
+
+    Args:
+        norm: `"Linf"` or `"L2"`.
+        eps: exact radius in pixel units of [0, 1].
+
+    Raises:
+        InputError: for another norm, or an Linf radius above 1 (a 0-255 value, most likely).
+    """
+
+    norm: Norm
+    eps: Fraction
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise InputError(f"norm={self.norm!r} is unknown; available: {', '.join(NORMS)}")
+        if self.norm == "Linf" and self.eps > 1:
+            shown = format_eps(self.eps)
+            raise InputError(
+                f"eps={shown} is larger than 1: inputs are in [0, 1]; did you mean {shown}/255?"
+            )
+
+    @property
+    def eps_text(self) -> str:
+        return format_eps(self.eps)

@@ -1,0 +1,1 @@
+"""Defenses: one file a method, a frozen dataclass of hyperparameters and its objective."""

@@ -1,0 +1,58 @@
+"""Crafting of training examples: the inner maximisation that most defenses share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.model_state import BnMode
+from robustbench_lite.attacks.pgd import Start, pgd
+from robustbench_lite.attacks.threat_model import Norm, ThreatModel
+from robustbench_lite.defenses.contract import Batch
+
+
+@dataclass(frozen=True)
+class Crafting:
+    """PGD that crafts training examples; it returns its last iterate, as every method does.
+
+    Args:
+        norm: `"Linf"` or `"L2"`.
+        eps: radius in [0, 1] units.
+        alpha: step size in the same units.
+        steps: gradient steps.
+        start: `"uniform"`, `"gaussian"` (0.001 N(0, 1)) or `"none"`.
+        bn_mode: BatchNorm while crafting: `"eval"` (TRADES, Pang et al. 2021) or `"train"`
+            (Madry et al. 2018, Rice et al. 2020).
+    """
+
+    norm: Norm
+    eps: Fraction
+    alpha: Fraction
+    steps: int
+    start: Start
+    bn_mode: BnMode
+
+    def __post_init__(self) -> None:
+        ThreatModel(self.norm, self.eps)  # raises on a radius in 0-255 units
+
+    def __call__(self, model: nn.Module, batch: Batch, *, loss: str) -> Tensor:
+        """x_adv (B, C, H, W), detached; `loss` is `"ce"` or `"kl"` (see `pgd`)."""
+        return pgd(
+            model,
+            batch.x,
+            batch.y,
+            norm=self.norm,
+            eps=float(self.eps),
+            alpha=float(self.alpha),
+            steps=self.steps,
+            restarts=1,
+            loss=loss,
+            start=self.start,
+            keep="last",
+            ids=batch.ids,
+            seed=batch.seed,
+            mode=self.bn_mode,
+            stream="crafting",
+        )

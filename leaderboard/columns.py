@@ -1,0 +1,137 @@
+"""What people see of a table: its groups, and the columns of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from robustbench_lite.leaderboard.display import count, headings, interval, passes, percent
+from robustbench_lite.leaderboard.ranking import GroupKey
+from robustbench_lite.leaderboard.table import attack_columns
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+Row = Mapping[str, object]
+
+NOTHING = "No results."
+CAPTION = (
+    "Accuracies in percent, with 95% Wilson intervals. Worst case: correct and broken by no attack."
+)
+COST = "Cost: forward plus backward passes per example attacked."
+TIES = "Rank with '=': not separated from the first of its ties (exact McNemar, Holm, 5%)."
+UNVERIFIED = "No rank: unverified."
+NOT_CANONICAL = "The data are not canonical: not comparable with published numbers."
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column for people.
+
+    Args:
+        heading: what stands above it.
+        cell: the text of a row's cell, not escaped yet.
+        right: aligned to the right, as numbers are; such cells hold no text from outside.
+        dropped: order in which a narrow terminal leaves columns out; 0 keeps it.
+    """
+
+    heading: str
+    cell: Callable[[Row], str]
+    right: bool = False
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Section:
+    """One group: its heading, its rows, and the titles of the attacks its protocol has."""
+
+    heading: str
+    key: GroupKey
+    rows: list[Row]
+    attacks: list[str]
+
+
+def split_groups(table: pd.DataFrame) -> list[Section]:
+    """The groups of a table, in the order in which they first appear."""
+    attacks = attack_columns(table)
+    groups: dict[GroupKey, list[Row]] = {}
+    for row in table.to_dict("records"):
+        groups.setdefault(_key(row, attacks), []).append(row)
+    return [
+        Section(heading, key, rows, list(key.attacks))
+        for heading, (key, rows) in zip(headings(list(groups)), groups.items(), strict=True)
+    ]
+
+
+def _key(row: Row, attacks: Sequence[str]) -> GroupKey:
+    return GroupKey(
+        dataset=str(row["dataset"]),
+        split=str(row["split"]),
+        dataset_hash=str(row["dataset_hash"]),
+        first_example=_integer(row["first_example"]),
+        n_examples=_integer(row["n"]),
+        norm=str(row["norm"]),
+        eps_value=_number(row["eps_value"]),
+        eps=str(row["eps"]),
+        protocol_id=str(row["protocol_id"]),
+        protocol_hash=str(row["protocol_hash"]),
+        attacks=tuple(title for title in attacks if not math.isnan(_number(row[title]))),
+    )
+
+
+def _integer(value: object) -> int:
+    return int(str(value))
+
+
+def _number(value: object) -> float:
+    return float(str(value))
+
+
+def columns_for(section: Section) -> list[Column]:
+    """The columns for people; the ones that say nothing in this group are left out."""
+    columns = [
+        Column("Rank", lambda row: str(row["rank"])),
+        Column("Name", lambda row: str(row["name"])),
+        Column("Defense", lambda row: str(row["defense"]), dropped=4),
+        Column("Architecture", lambda row: str(row["architecture"]), dropped=3),
+        Column("Params", lambda row: count(_integer(row["params"])), right=True, dropped=2),
+    ]
+    if any(row["extra_data"] for row in section.rows):
+        columns.append(Column("Extra data", lambda row: "yes" if row["extra_data"] else ""))
+    columns.append(_accuracy("Clean", "clean"))
+    columns += [_accuracy(title, title) for title in section.attacks]
+    columns += [
+        _accuracy("Worst case", "worst_case"),
+        Column("95% interval", _interval, right=True),
+        Column("Cost", lambda row: passes(_number(row["cost"])), right=True, dropped=1),
+    ]
+    if any(row["status"] != "verified" for row in section.rows):
+        columns.append(Column("Status", status_text))
+    return columns
+
+
+def _accuracy(heading: str, key: str) -> Column:
+    return Column(heading, lambda row: percent(_number(row[key])), right=True)
+
+
+def _interval(row: Row) -> str:
+    return interval(_number(row["interval_lo"]), _number(row["interval_hi"]))
+
+
+def status_text(row: Row) -> str:
+    """The status of a row and the flags that set it."""
+    return f"{row['status']}: {row['flags']}" if row["flags"] else str(row["status"])
+
+
+def notes_for(section: Section) -> list[str]:
+    """What the reader of this group has to know besides the numbers."""
+    notes = []
+    if any(str(row["rank"]).endswith("=") for row in section.rows):
+        notes.append(TIES)
+    if any(row["status"] != "verified" for row in section.rows):
+        notes.append(UNVERIFIED)
+    if any(row["canonical"] is False for row in section.rows):
+        notes.append(NOT_CANONICAL)
+    return notes

@@ -1,0 +1,93 @@
+"""How numbers and untrusted text are shown to people: percent, counts, radii, safe strings."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from robustbench_lite.leaderboard.ranking import GroupKey
+
+JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
+REPLACEMENT = "\ufffd"
+
+
+def plain(text: str) -> str:
+    """Text from outside without anything invisible: one line, no control or bidi characters.
+
+    Each control, format (apart from the joiners), surrogate, private-use and line-separator
+    character becomes U+FFFD, so that a name can neither steer a terminal nor reorder a line.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(REPLACEMENT if _hidden(character) else character for character in text)
+
+
+def _hidden(character: str) -> bool:
+    category = unicodedata.category(character)
+    return (category[0] == "C" and character not in JOINERS) or category in ("Zl", "Zp")
+
+
+def shortened(text: str, width: int) -> str:
+    """Text cut to a number of characters, with an ellipsis when something was cut."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with two decimals and no sign: `93.33`."""
+    return f"{100 * fraction:.2f}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of fractions in percent, one decimal: `[90.0, 95.6]`."""
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def count(number: int) -> str:
+    """A number of parameters: `21.3k`, `46.2M`."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def passes(cost: float) -> str:
+    """Forward plus backward passes per example attacked: `9,767`."""
+    return f"{cost:,.0f}"
+
+
+def radius(eps: str, eps_value: float) -> str:
+    """A radius as it was given, and as a number when it was given as a fraction."""
+    return f"{plain(eps)} ({eps_value:.4g})" if "/" in eps else plain(eps)
+
+
+def examples(first: int, n: int) -> str:
+    """Which examples were evaluated: how many, and the range unless it starts the split."""
+    return f"n={n}" if first == 0 else f"n={n} (examples {first} to {first + n - 1})"
+
+
+def short_hash(text: str) -> str:
+    """The first 12 digits of a content hash, without the algorithm's name."""
+    return shortened(plain(text.rpartition(":")[2]), 13) if len(text) > 20 else plain(text)
+
+
+def headings(keys: Sequence[GroupKey]) -> list[str]:
+    """One line per group; hashes are added where two groups would read the same."""
+    lines = [
+        " · ".join(
+            (
+                f"{plain(key.dataset)} {plain(key.split)}",
+                f"{plain(key.norm)} eps={radius(key.eps, key.eps_value)}",
+                plain(key.protocol_id),
+                examples(key.first_example, key.n_examples),
+            )
+        )
+        for key in keys
+    ]
+    seen = Counter(lines)
+    return [
+        f"{line} · data {short_hash(key.dataset_hash)}, protocol {short_hash(key.protocol_hash)}"
+        if seen[line] > 1
+        else line
+        for line, key in zip(lines, keys, strict=True)
+    ]

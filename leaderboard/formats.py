@@ -1,0 +1,93 @@
+"""One table in the formats people and programs read: terminal, Markdown, LaTeX, CSV, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from robustbench_lite.leaderboard.columns import Row, Section, split_groups
+from robustbench_lite.leaderboard.errors import ResultError
+from robustbench_lite.leaderboard.markup import render_latex, render_markdown
+from robustbench_lite.leaderboard.terminal import render_terminal
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+
+def render(table: pd.DataFrame, format: str) -> str:
+    """A table that `build_table` made, as text.
+
+    `terminal`, `markdown` and `latex` show one table per group with percent; `csv` is one flat
+    table and `json` one object per group, both with fractions in full precision.
+
+    Args:
+        table: the table, or some of its rows.
+        format: one of `terminal`, `markdown`, `csv`, `latex`, `json`.
+
+    Returns:
+        The text, ending with a newline.
+
+    Raises:
+        ResultError: for an unknown format.
+    """
+    if format == "csv":
+        text: str = table.to_csv(index=False, lineterminator="\n")
+        return text
+    renderers = {
+        "terminal": render_terminal,
+        "markdown": render_markdown,
+        "latex": render_latex,
+        "json": _json,
+    }
+    if format not in renderers:
+        allowed = ", ".join(sorted([*renderers, "csv"]))
+        raise ResultError(f"unknown format {format!r}; available: {allowed}")
+    return renderers[format](split_groups(table))
+
+
+def _json(sections: Sequence[Section]) -> str:
+    groups = [
+        {
+            "dataset": section.key.dataset,
+            "split": section.key.split,
+            "dataset_hash": section.key.dataset_hash,
+            "norm": section.key.norm,
+            "eps": section.key.eps,
+            "eps_value": section.key.eps_value,
+            "protocol_id": section.key.protocol_id,
+            "protocol_hash": section.key.protocol_hash,
+            "first_example": section.key.first_example,
+            "n": section.key.n_examples,
+            "rows": [_json_row(row, section.attacks) for row in section.rows],
+        }
+        for section in sections
+    ]
+    return json.dumps({"groups": groups}, indent=2, allow_nan=False) + "\n"
+
+
+JSON_ROW = (
+    "rank",
+    "name",
+    "defense",
+    "architecture",
+    "params",
+    "extra_data",
+    "clean",
+    "worst_case",
+    "interval_lo",
+    "interval_hi",
+    "status",
+    "flags",
+    "cost",
+    "seed",
+    "canonical",
+    "model_hash",
+)
+
+
+def _json_row(row: Row, attacks: Sequence[str]) -> dict[str, object]:
+    return {
+        **{name: row[name] for name in JSON_ROW},
+        "attacks": {title: row[title] for title in attacks},
+    }

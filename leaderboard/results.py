@@ -1,0 +1,251 @@
+"""Stored results: finding the files and reading one into a typed, consistent record."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+from robustbench_lite.leaderboard.errors import ResultError
+from robustbench_lite.leaderboard.fields import Fields, shown
+from robustbench_lite.leaderboard.records import (
+    AttackResult,
+    AttackSpec,
+    DatasetInfo,
+    Flag,
+    ModelInfo,
+    ProtocolInfo,
+    Result,
+)
+from robustbench_lite.leaderboard.result_checks import (
+    check_eps,
+    check_outcomes,
+    read_accuracy,
+)
+
+__all__ = ["FILE_NAME", "SCHEMA_VERSION", "Result", "find_results", "load_result"]
+
+SCHEMA_VERSION = 1
+FILE_NAME = "result.json"
+MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
+
+
+def find_results(paths: Iterable[str | Path]) -> list[Path]:
+    """Every stored result in or below some paths.
+
+    Args:
+        paths: result files, or folders searched at any depth for `result.json` (links to folders
+            are not followed).
+
+    Returns:
+        The files, sorted, each once.
+
+    Raises:
+        ResultError: for a path that does not exist or a folder that cannot be read.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ResultError(f"{path}: not found; give a result file or a folder of results")
+        for file in [path] if path.is_file() else _files_below(path):
+            found.setdefault(file.resolve(), file)
+    return sorted(found.values())
+
+
+def _files_below(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> NoReturn:
+        raise ResultError(f"{error.filename}: cannot be read: {error.strerror}")
+
+    return [
+        Path(parent, FILE_NAME)
+        for parent, _, files in os.walk(folder, onerror=refuse)
+        if FILE_NAME in files
+    ]
+
+
+def load_result(path: str | Path) -> Result:
+    """Read one result and refuse it unless it agrees with itself.
+
+    Every accuracy is recomputed from its counts, every count from the packed outcomes where there
+    are any, and every interval from the counts: an edited number is caught.
+
+    Args:
+        path: a `result.json`, or the folder that holds it.
+
+    Returns:
+        The result.
+
+    Raises:
+        ResultError: in one line, naming the file and the key.
+    """
+    file = Path(path)
+    file = file / FILE_NAME if file.is_dir() else file
+    return _result(Fields(_parse(file), str(file)))
+
+
+def _parse(file: Path) -> object:
+    """The JSON value of a file; NaN, Infinity, 1e999 and lone surrogates are refused."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if value in (float("inf"), float("-inf")):
+            refuse_constant(text)
+        return value
+
+    def refuse_constant(text: str) -> NoReturn:
+        raise ResultError(f"{file}: holds {shown(text)}, which is no finite number")
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        data: object = json.loads(text, parse_constant=refuse_constant, parse_float=number)
+        if "\\ud" in text.lower():
+            json.dumps(data, ensure_ascii=False).encode()
+    except FileNotFoundError:
+        raise ResultError(f"{file}: not found; need a result.json or its folder") from None
+    except OSError as error:
+        raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise ResultError(f"{file}: not JSON: not valid Unicode ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ResultError(f"{file}: not JSON: {error.msg} in line {error.lineno}") from error
+    except ResultError:
+        raise
+    except ValueError:  # Python's limit on the digits of an integer
+        raise ResultError(f"{file}: holds a number that is too large") from None
+    except RecursionError:
+        raise ResultError(f"{file}: not JSON we read: nested too deeply") from None
+    return data
+
+
+def _result(fields: Fields) -> Result:
+    _check_schema(fields)
+    n = fields.integer("n_examples", 1, MOST_EXAMPLES)
+    examples = fields.child("examples")
+    if examples.integer("count", 1) != n:
+        raise examples.refuse("count", f"n_examples, which is {n}")
+    protocol = _protocol(fields.child("protocol"))
+    clean = read_accuracy(fields.child("clean_accuracy"), n)
+    robust = read_accuracy(fields.child("robust_accuracy"), n)
+    attacks = _attacks(fields, protocol, n)
+    by_attack = {name: attack.accuracy for name, attack in attacks.items()}
+    flags = tuple(_flag(flag) for flag in fields.children("flags"))
+    return Result(
+        name=fields.text("name"),
+        defense=fields.optional_text("defense"),
+        architecture=fields.optional_text("architecture"),
+        parameters=fields.integer("parameters", 0),
+        extra_data=fields.truth("extra_data"),
+        dataset=_dataset(fields.child("dataset")),
+        model=_model(fields.child("model")),
+        protocol=protocol,
+        n_examples=n,
+        first_example=examples.integer("first", 0),
+        seed=fields.integer("seed", 0),
+        clean_accuracy=clean,
+        robust_accuracy=robust,
+        attacks=attacks,
+        robust_bits=check_outcomes(fields, clean, robust, by_attack),
+        flags=flags,
+        status=_status(fields, flags),
+        environment=fields.child("environment").data,
+        git_commit=fields.optional_text("git_commit"),
+    )
+
+
+def _check_schema(fields: Fields) -> None:
+    version = fields.value("schema_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise fields.refuse("schema_version", f"{SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise ResultError(
+            f"{fields.source}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
+            "this version reads: upgrade robustbench_lite"
+        )
+
+
+def _dataset(fields: Fields) -> DatasetInfo:
+    return DatasetInfo(
+        name=fields.text("name"),
+        split=fields.text("split"),
+        hash=fields.text("hash"),
+        canonical=None if fields.value("canonical") is None else fields.truth("canonical"),
+    )
+
+
+def _model(fields: Fields) -> ModelInfo:
+    return ModelInfo(
+        kind=fields.choice("kind", ("checkpoint", "factory")),
+        hash=fields.text("hash"),
+        selection=fields.optional_text("selection"),
+    )
+
+
+def _protocol(fields: Fields) -> ProtocolInfo:
+    attacks = tuple(_attack_spec(attack) for attack in fields.children("attacks"))
+    names = [attack.name for attack in attacks]
+    if len(set(names)) < len(names) or not names:
+        raise fields.refuse("attacks", "at least one attack and unique names")
+    protocol = ProtocolInfo(
+        id=fields.text("id"),
+        name=fields.text("name"),
+        version=fields.integer("version", 1),
+        norm=fields.text("norm"),
+        eps=fields.text("eps"),
+        eps_value=check_eps(fields),
+        engine=fields.text("engine"),
+        hash=fields.text("hash"),
+        attacks=attacks,
+    )
+    expected = f"{protocol.name}@{protocol.eps}.v{protocol.version}"
+    if protocol.id != expected:
+        raise fields.refuse("id", f"{shown(expected)}, from its name, eps and version")
+    return protocol
+
+
+def _attack_spec(fields: Fields) -> AttackSpec:
+    parameters = tuple(
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in fields.data.items()
+        if key not in ("name", "title")
+    )
+    return AttackSpec(fields.text("name"), fields.text("title"), parameters)
+
+
+def _attacks(fields: Fields, protocol: ProtocolInfo, n: int) -> dict[str, AttackResult]:
+    """Results per attack, in protocol order; exactly the attacks of the protocol."""
+    stored = fields.child("attacks")
+    names = [attack.name for attack in protocol.attacks]
+    for name in stored.data:
+        if name not in names:
+            raise ResultError(
+                f"{fields.source}: {shown(stored.path(name))} is no attack of the protocol, "
+                f"which has {shown(', '.join(names))}"
+            )
+    attacks = {}
+    for name in names:
+        attack = stored.child(name)
+        attacks[name] = AttackResult(
+            accuracy=read_accuracy(attack, n),
+            forwards=attack.cost("forwards"),
+            backwards=attack.cost("backwards"),
+        )
+    return attacks
+
+
+def _flag(fields: Fields) -> Flag:
+    return Flag(
+        name=fields.text("name"),
+        value=fields.optional_number("value"),
+        threshold=fields.optional_number("threshold"),
+        meaning=fields.optional_text("meaning"),
+        follow_up=fields.optional_text("follow_up"),
+    )
+
+
+def _status(fields: Fields, flags: tuple[Flag, ...]) -> str:
+    status = fields.choice("status", ("verified", "unverified"))
+    if flags and status == "verified":
+        raise fields.refuse("status", f"'unverified': {len(flags)} flag(s) are raised")
+    return status

@@ -1,0 +1,45 @@
+"""The command line: `rbl` and `robustbench-lite`. Heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from robustbench_lite.cli.parser import UsageError, build_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake (one line on stderr), 130 after Ctrl-C.
+    """
+    from robustbench_lite.attacks.errors import InputError
+    from robustbench_lite.leaderboard.errors import ResultError
+
+    try:
+        arguments, rest = build_parser().parse_known_args(argv)
+        if rest and not arguments.takes_overrides:
+            raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.overrides = rest
+        return int(arguments.run(arguments) or 0)
+    except (InputError, ResultError, UsageError) as error:
+        return _complain(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("rbl: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `rbl list attacks | head`
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        return _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+
+
+def _complain(message: str) -> int:
+    print(f"rbl: error: {message}", file=sys.stderr)
+    return 2

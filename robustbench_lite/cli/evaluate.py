@@ -1,0 +1,65 @@
+"""`rbl evaluate`: a network against a protocol."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from robustbench_lite.attacks.errors import InputError
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluate, print the row, and say where the result lies."""
+    from robustbench_lite.attacks.protocol import load_protocol
+    from robustbench_lite.cli.progress import evaluation_bar
+    from robustbench_lite.datasets import dataset_info, load_split
+    from robustbench_lite.evaluation import Settings, evaluate
+    from robustbench_lite.leaderboard import build_table, load_result, render
+    from robustbench_lite.model_source import resolve_model
+    from robustbench_lite.numerics import choose_device
+
+    if (arguments.checkpoint is None) == (arguments.model is None):
+        raise InputError("give either a CHECKPOINT folder or --model FACTORY")
+    protocol = load_protocol(arguments.protocol, eps=arguments.eps)
+    settings = Settings(
+        arguments.batch_size, arguments.chunk_size, arguments.threads, arguments.evidence
+    )
+    if arguments.n is not None and arguments.n < 1:
+        raise InputError(f"--n {arguments.n} must be at least 1")
+    device = choose_device(arguments.device)
+    if arguments.dataset is not None:
+        dataset_info(arguments.dataset)  # an unknown name should not wait for the network
+    source = resolve_model(
+        arguments.checkpoint or arguments.model, allow_code=arguments.allow_code, device="cpu"
+    )
+    if arguments.name:
+        source = dataclasses.replace(source, name=arguments.name)
+    dataset = arguments.dataset or (source.card.dataset if source.card else "")
+    if not dataset:
+        raise InputError("--model does not say what it was trained on: add --dataset NAME")
+    data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
+    n = len(data) if arguments.n is None else arguments.n
+    out = Path(
+        arguments.out
+        or Path("results") / source.name / default_folder(protocol.id, source.hash, n, arguments)
+    )
+    evaluate(
+        source,
+        data,
+        protocol,
+        out=out,
+        n=n,
+        seed=arguments.seed,
+        settings=settings,
+        device=device,
+        progress=evaluation_bar(source.name),
+    )
+    print(render(build_table([load_result(out)]), "terminal"))
+    print(f"result: {out / 'result.json'}")
+
+
+def default_folder(protocol_id: str, model_hash: str, n: int, arguments: argparse.Namespace) -> str:
+    """One folder per (protocol, network, examples, seed): the same call finds its own result."""
+    weights = model_hash.removeprefix("sha256:")[:8]
+    return f"{protocol_id.replace('/', '_')}-{weights}-{arguments.split}{n}-seed{arguments.seed}"

@@ -1,0 +1,29 @@
+"""`rbl leaderboard`: results to a ranked table or page. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table, or write it where `--out` says."""
+    from robustbench_lite.leaderboard import (
+        build_table,
+        find_results,
+        load_result,
+        render,
+        render_page,
+    )
+    from robustbench_lite.storage import write_text
+
+    results = [load_result(path) for path in find_results([Path(p) for p in arguments.results])]
+    if arguments.format == "html":
+        text = render_page(results, title="Robustness leaderboard")
+    else:
+        text = render(build_table(results), arguments.format)
+    if arguments.out:
+        write_text(Path(arguments.out), text if text.endswith("\n") else text + "\n")
+        print(f"wrote {arguments.out}")
+    else:
+        print(text)

@@ -1,0 +1,51 @@
+"""`rbl list`: names, one line each. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print every name of a kind with its line and source."""
+    rows = _rows(arguments.kind)
+    width = max((len(name) for name, _, _ in rows), default=0)
+    for name, summary, source in rows:
+        print(f"{name:<{width}}  {summary}" + (f"  [{source}]" if source else ""))
+
+
+def _rows(kind: str) -> list[tuple[str, str, str]]:
+    if kind == "recipes":
+        from robustbench_lite.recipe import recipe_files
+
+        return [(name, _first_comment(path), "") for name, path in recipe_files().items()]
+    if kind == "protocols":
+        from robustbench_lite.attacks.protocol import protocol_summaries
+
+        return [(name, summary, "") for name, summary in protocol_summaries().items()]
+    return [(name, entry.summary, entry.source) for name, entry in _registry(kind).items()]
+
+
+def _registry(kind: str) -> Mapping[str, object]:
+    if kind == "attacks":
+        from robustbench_lite.attacks.catalogue import ATTACKS
+
+        return ATTACKS
+    if kind == "defenses":
+        from robustbench_lite.defenses.catalogue import DEFENSES
+
+        return DEFENSES
+    if kind == "models":
+        from robustbench_lite.models import MODELS
+
+        return MODELS
+    from robustbench_lite.datasets import DATASETS
+
+    return DATASETS
+
+
+def _first_comment(path: Path) -> str:
+    match = re.match(r"#\s*(.+)", path.read_text(encoding="utf-8"))
+    return match.group(1) if match else ""

@@ -1,0 +1,176 @@
+"""Every command's arguments. Imports only the standard library, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from importlib import import_module
+from typing import NoReturn
+
+from robustbench_lite import __version__
+
+KINDS = ("defenses", "attacks", "models", "datasets", "protocols", "recipes")
+FORMATS = ("terminal", "markdown", "csv", "latex", "html", "json")
+
+
+class UsageError(Exception):
+    """Wrong arguments, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{_with_near_match(message)} (see {self.prog} --help)")
+
+
+def _with_near_match(message: str) -> str:
+    """argparse names a wrong choice and all choices; put the nearest first."""
+    if "invalid choice: " not in message:
+        return message
+    wrong, _, choices = message.partition("invalid choice: ")[2].partition(" (choose from ")
+    known = [choice.strip(" '") for choice in choices.rstrip(")").split(",")]
+    near = difflib.get_close_matches(wrong.strip("'"), known, n=1, cutoff=0.4)
+    return f"{message}; did you mean {near[0]}?" if near else message
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `rbl`: a sub-parser a command, each with `run` as its default."""
+    parser = _Parser(
+        prog="rbl",
+        description="Train adversarial defenses, attack them with PGD, CW and AutoAttack, rank "
+        "them with uncertainty.",
+        epilog="First steps: rbl demo",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"robustbench_lite {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for add in (_demo, _train, _evaluate, _leaderboard, _import, _list):
+        add(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _command(
+    commands: _Commands[_Parser], name: str, target: str, summary: str, epilog: str = ""
+) -> _Parser:
+    """A sub-parser whose `run` imports `target` only when the command is run."""
+
+    def run(arguments: argparse.Namespace) -> object:
+        module, _, function = target.partition(":")
+        return getattr(import_module(module), function)(arguments)
+
+    parser = commands.add_parser(
+        name, help=summary, description=summary, epilog=epilog, allow_abbrev=False
+    )
+    parser.set_defaults(run=run, takes_overrides=False)
+    return parser
+
+
+def _demo(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "robustbench_lite.cli.demo:run",
+        "train three networks on digits, attack them, rank them (a few minutes, no download)",
+    )
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+
+
+def _train(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "train",
+        "robustbench_lite.cli.train:run",
+        "train a recipe to a checkpoint; the same command goes on after an interruption",
+        epilog="Every key of the recipe can be overridden: --training.epochs 5 "
+        "--defense.crafting.eps 8/255. `rbl list recipes` names the recipes.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped name, or a .toml file")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE)")
+    _add_place(parser)
+    parser.set_defaults(takes_overrides=True)
+
+
+def _evaluate(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        "robustbench_lite.cli.evaluate:run",
+        "attack a network with a protocol; the same command goes on after an interruption",
+    )
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a checkpoint folder")
+    parser.add_argument(
+        "--model", metavar="FACTORY", help="instead: FILE.py:factory or package.module:factory"
+    )
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let --model run the code of its file"
+    )
+    parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
+    parser.add_argument("--eps", metavar="E", help="radius, such as 8/255 or 0.031")
+    parser.add_argument("--n", type=int, metavar="N", help="first N examples (default: all)")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    parser.add_argument("--split", default="test", choices=("test", "train"))
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: 500")
+    parser.add_argument("--chunk-size", type=int, metavar="N", help="examples a part; default: 500")
+    parser.add_argument(
+        "--evidence", choices=("none", "float32"), help="keep adversarial images (default: none)"
+    )
+    parser.add_argument("--name", help="row name in tables (default: the checkpoint's)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="result folder (default: results/NAME/..., see the docs)"
+    )
+    _add_place(parser)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """Where data comes from and where work is done: the same for train and evaluate."""
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="local Parquet folder or archives, instead of a download"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+
+
+def _leaderboard(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "leaderboard",
+        "robustbench_lite.cli.leaderboard:run",
+        "results to a ranked table or page",
+    )
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="folders or result.json files"
+    )
+    parser.add_argument("--format", default="terminal", choices=FORMATS)
+    parser.add_argument("--out", metavar="FILE", help="write there (default: standard output)")
+
+
+def _import(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "import",
+        "robustbench_lite.cli.import_weights:run",
+        "weights of another project (.pt, .pth, .safetensors) to a checkpoint; runs no code of it",
+    )
+    parser.add_argument("weights", metavar="FILE")
+    parser.add_argument("--arch", required=True, metavar="NAME", help="see rbl list models")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="gives classes and sizes")
+    parser.add_argument(
+        "--normalization",
+        required=True,
+        choices=("none", "dataset"),
+        help="none: the network takes [0, 1] images (TRADES, LBGAT); dataset: its usual mean, std",
+    )
+    parser.add_argument("--name", help="default: the file's stem")
+    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder to write")
+
+
+def _list(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands, "list", "robustbench_lite.cli.listing:run", "what there is, by name"
+    )
+    parser.add_argument("kind", choices=KINDS)

@@ -1,0 +1,77 @@
+"""Decoded images and labels as numpy arrays: their check, and the content hash over them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.datasets.catalog import DatasetInfo
+
+
+class Arrays(NamedTuple):
+    """One decoded split: `images` uint8 (N, C, H, W), `labels` int64 (N,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def content_hash(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """SHA-256 over one canonical byte layout of a split.
+
+    The layout is: the ASCII line `robustbench_lite split v1 N C H W\\n` with decimal numbers, then
+    the pixels as uint8 in (N, C, H, W) order, then the labels as little-endian int64. So it depends
+    on pixels, labels, shape and order, and on nothing else.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+
+    Returns:
+        `"sha256:"` and 64 hexadecimal digits.
+    """
+    shape = " ".join(str(size) for size in images.shape)
+    digest = hashlib.sha256(f"robustbench_lite split v1 {shape}\n".encode("ascii"))
+    digest.update(np.ascontiguousarray(images, dtype=np.uint8).data)
+    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def check_arrays(arrays: Arrays, info: DatasetInfo, origin: str) -> Arrays:
+    """Hold decoded arrays against the facts of their data set.
+
+    Args:
+        arrays: what a reader returned.
+        info: the data set it should be.
+        origin: the file or folder, for messages.
+
+    Returns:
+        `arrays`, unchanged.
+
+    Raises:
+        InputError: no rows, another shape than the data set has, another number of labels than
+            images, or a label out of range (with its row).
+    """
+    images, labels = arrays
+    expected = (info.channels, *info.image_size)
+    if len(images) == 0:
+        raise InputError(f"{origin} holds no images; {info.name} needs at least one")
+    if images.shape[1:] != expected:
+        raise InputError(
+            f"{origin} holds images of (channels, height, width) {images.shape[1:]}, "
+            f"but {info.name} has {expected}: is it another data set?"
+        )
+    if labels.shape != (len(images),):
+        raise InputError(
+            f"{origin} holds {len(images)} images but {labels.size} labels: is a file cut short?"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= info.num_classes))
+    if wrong.size:
+        raise InputError(
+            f"{origin}: row {wrong[0]} has label {labels[wrong[0]]}, but {info.name} has labels "
+            f"0 to {info.num_classes - 1} ({wrong.size} rows are wrong): is it another data set?"
+        )
+    return arrays

@@ -1,0 +1,100 @@
+"""Decoded splits on disk, so that images are decoded once per machine.
+
+One uncompressed .npz per split holds the pixels, the labels and their content hash. The CRC-32 of
+the zip finds a damaged file, which is then rebuilt. A file is named by what it was decoded from, so
+another source never meets it. Without a writable folder everything is decoded again each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from robustbench_lite.datasets.arrays import Arrays, content_hash
+from robustbench_lite.datasets.catalog import DatasetInfo
+
+_LOG = logging.getLogger(__name__)
+_READER_VERSION = 1  # raise it when a reader's output changes
+
+
+def file_identity(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Path, size and modification time of each file: the identity of a local source."""
+    identities = []
+    for path in paths:
+        status = path.stat()
+        identities.append(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}")
+    return tuple(identities)
+
+
+def cache_path(folder: Path, name: str, split: str, identity: Sequence[str]) -> Path:
+    """Where the decoded form of one source lies: the name holds a hash of `identity`."""
+    described = json.dumps([_READER_VERSION, name, split, *identity])
+    key = hashlib.sha256(described.encode()).hexdigest()[:20]
+    return folder / "decoded" / f"{name}-{split}-{key}.npz"
+
+
+def decode_once(path: Path, info: DatasetInfo, decode: Callable[[], Arrays]) -> tuple[Arrays, str]:
+    """Return the decoded split from the cache, or decode it and store it.
+
+    Args:
+        path: from `cache_path`.
+        info: the data set, to check a stored file against.
+        decode: called when there is no usable file.
+
+    Returns:
+        The arrays and their content hash.
+    """
+    stored = _load(path, info)
+    if stored is not None:
+        return stored
+    arrays = decode()
+    digest = content_hash(arrays.images, arrays.labels)
+    _store(path, arrays, digest)
+    return arrays, digest
+
+
+def _load(path: Path, info: DatasetInfo) -> tuple[Arrays, str] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = Arrays(stored["images"], stored["labels"])
+            digest = str(stored["content_hash"])
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        _LOG.warning("%s is damaged (%s); decoding again", path, error)
+        return None
+    images, labels = arrays
+    expected = (labels.size, info.channels, *info.image_size)
+    wrong_types = images.dtype != np.uint8 or labels.dtype != np.int64
+    if wrong_types or labels.ndim != 1 or images.shape != expected:
+        _LOG.warning("%s holds other arrays than %s has; decoding again", path, info.name)
+        return None
+    return arrays, digest
+
+
+def _store(path: Path, arrays: Arrays, digest: str) -> None:
+    """Write to a temporary name, then rename: a reader sees the whole file or none."""
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(
+                file, images=arrays.images, labels=arrays.labels, content_hash=np.array(digest)
+            )
+        os.replace(temporary, path)
+    except OSError as error:
+        _LOG.warning(
+            "cannot keep decoded images at %s (%s); they are decoded each time", path, error
+        )
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,196 @@
+"""`load_split`: from a name to a split, whatever the source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.datasets.archives import ARCHIVES, Archive, file_hash
+from robustbench_lite.datasets.arrays import Arrays, check_arrays, content_hash
+from robustbench_lite.datasets.catalog import DatasetInfo, check_split_name, dataset_info
+from robustbench_lite.datasets.decoded_cache import cache_path, decode_once, file_identity
+from robustbench_lite.datasets.splits import Source, Split
+
+CACHE_VARIABLE = "ROBUSTBENCH_LITE_CACHE"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where one split comes from; `identity` names its decoded form in the cache."""
+
+    source: Source
+    identity: tuple[str, ...]
+    read: Callable[[], Arrays]
+
+
+def load_split(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = False,
+) -> Split:
+    """Load one split of a data set, decoded, on the CPU.
+
+    Args:
+        name: one of `DATASETS`.
+        split: `"train"` or `"test"` (Tiny ImageNet: its labelled validation images are test).
+        data_dir: a folder, only read, that holds the split: either in the Hugging Face Parquet
+            layout (searched recursively for `{split}-*.parquet`) or as the official archives under
+            their official names, whose pinned hashes must match. Without it, digits come from
+            scikit-learn and everything else is downloaded once.
+        cache_dir: where downloads (`<cache_dir>/<name>/`) and decoded arrays
+            (`<cache_dir>/decoded/`) are kept; default: the environment variable
+            ROBUSTBENCH_LITE_CACHE, else the user's cache folder. Never inside `data_dir`.
+        progress: show download bars on stderr.
+
+    Returns:
+        The split; `Split.canonical` says whether its pixels are the original ones.
+
+    Raises:
+        InputError: unknown name or split; a folder without it; a damaged, foreign or incomplete
+            file; no connection (the message names the files and where to put them).
+
+    Example:
+        >>> test = load_split("digits", "test")
+        >>> len(test), tuple(test.pixels(slice(0, 2)).shape)
+        (364, (2, 1, 8, 8))
+    """
+    info = dataset_info(name)
+    check_split_name(split)
+    folder = None if data_dir is None else _data_folder(data_dir)
+    if name == "digits":
+        return _embedded(info, split, folder)
+    cache = _cache_folder(cache_dir, folder)
+    if folder is None:
+        plan = _download_plan(info, split, cache, progress)
+    else:
+        plan = _local_plan(info, split, folder)
+
+    def decode() -> Arrays:
+        return check_arrays(plan.read(), info, f"{plan.source} of {name} {split}")
+
+    arrays, digest = decode_once(cache_path(cache, name, split, plan.identity), info, decode)
+    return _as_split(info, split, arrays, digest, plan.source)
+
+
+def _embedded(info: DatasetInfo, split: str, folder: Path | None) -> Split:
+    from robustbench_lite.datasets.digits import read_digits
+
+    if folder is not None:
+        raise InputError(
+            f"data_dir={str(folder)!r} given for digits, which are embedded; leave it out"
+        )
+    arrays = read_digits(split)
+    return _as_split(info, split, arrays, content_hash(*arrays), "embedded")
+
+
+def _as_split(info: DatasetInfo, split: str, arrays: Arrays, digest: str, source: Source) -> Split:
+    return Split(
+        name=info.name,
+        split=split,
+        images=torch.from_numpy(arrays.images),
+        labels=torch.from_numpy(arrays.labels),
+        num_classes=info.num_classes,
+        source=source,
+        whole_hash=digest,
+    )
+
+
+def _data_folder(data_dir: str | Path) -> Path:
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise InputError(
+            f"data_dir={str(data_dir)!r} is not a folder; give the folder that holds the Parquet "
+            "shards or the official archives"
+        )
+    return folder
+
+
+def _cache_folder(cache_dir: str | Path | None, data_folder: Path | None) -> Path:
+    chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        cache = Path(chosen).expanduser()
+    else:
+        import pooch  # type: ignore[import-untyped]
+
+        cache = Path(pooch.os_cache("robustbench_lite"))
+    if data_folder is not None and cache.resolve().is_relative_to(data_folder.resolve()):
+        raise InputError(
+            f"the cache {cache} lies inside data_dir {data_folder}, which is only ever read; "
+            f"choose another with {CACHE_VARIABLE} or cache_dir"
+        )
+    return cache
+
+
+def _download_plan(info: DatasetInfo, split: str, cache: Path, progress: bool) -> _Plan:
+    archives = ARCHIVES[info.name][split]
+
+    def read() -> Arrays:
+        from robustbench_lite.datasets.download import fetch
+        from robustbench_lite.datasets.official import read_official
+
+        files = fetch(archives, cache / info.name, progress=progress)
+        return read_official(files, info, split)
+
+    # The pinned hashes are the identity: decoded once, the archive itself may be deleted.
+    return _Plan("official archive", tuple(archive.known_hash for archive in archives), read)
+
+
+def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
+    from robustbench_lite.datasets.parquet import find_shards, read_parquet
+
+    shards = find_shards(folder, info, split)
+    if shards:
+        return _Plan("local parquet", file_identity(shards), lambda: read_parquet(shards, info))
+    archives = ARCHIVES[info.name][split]
+    candidates = [
+        sorted(path for path in folder.rglob(archive.file_name) if path.is_file())
+        for archive in archives
+    ]
+    if not all(candidates):
+        raise InputError(_nothing_found(info, split, folder, archives, candidates))
+
+    def read() -> Arrays:
+        from robustbench_lite.datasets.official import read_official
+
+        files = [_official_file(*pair) for pair in zip(candidates, archives, strict=True)]
+        return read_official(files, info, split)
+
+    present = [path for paths in candidates for path in paths]
+    pinned = tuple(archive.known_hash for archive in archives)
+    return _Plan("official archive", (*pinned, *file_identity(present)), read)
+
+
+def _official_file(candidates: list[Path], archive: Archive) -> Path:
+    """The candidate with the pinned hash: MNIST and Fashion-MNIST share their file names."""
+    from robustbench_lite.datasets.download import verify
+
+    for path in candidates[:-1]:
+        if file_hash(path, archive.known_hash) == archive.known_hash:
+            return path
+    verify(candidates[-1], archive)
+    return candidates[-1]
+
+
+def _nothing_found(
+    info: DatasetInfo,
+    split: str,
+    folder: Path,
+    archives: tuple[Archive, ...],
+    candidates: list[list[Path]],
+) -> str:
+    missing = [a.file_name for a, paths in zip(archives, candidates, strict=True) if not paths]
+    prefix = "valid" if (info.name, split) == ("tiny_imagenet", "test") else split
+    names = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    there = f"it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+    return (
+        f"no {split} split of {info.name} in {folder} ({there or 'it is empty'}); looked below it "
+        f"for {prefix}-*.parquet and for the official {' and '.join(missing)}"
+    )

@@ -1,0 +1,187 @@
+"""A split as tensors, what its pixels are worth, and validation sets cut from train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.datasets.arrays import content_hash
+from robustbench_lite.datasets.catalog import DATASETS, KNOWN_VARIANTS, dataset_info
+
+Source = Literal["official archive", "local parquet", "embedded", "in memory"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """All images and labels of one split, decoded, on one device.
+
+    Args:
+        name: data set name.
+        split: `"train"` or `"test"`.
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), on the same device.
+        num_classes: labels are 0 .. num_classes - 1.
+        source: where the pixels came from. `"official archive"` is only ever set after the archive
+            matched its pinned hash.
+        whole_hash: content hash of the whole split, when it is known already or when this is a
+            subset; None otherwise.
+        is_subset: whether `subset` made this one.
+
+    Raises:
+        InputError: wrong dtype or shape, or images and labels of different length or device.
+    """
+
+    name: str
+    split: str
+    images: Tensor
+    labels: Tensor
+    num_classes: int
+    source: Source = "in memory"
+    whole_hash: str | None = None
+    is_subset: bool = False
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise InputError(
+                f"images of {self.name} are {images.dtype} {tuple(images.shape)}; "
+                "a Split holds uint8 (N, C, H, W)"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise InputError(
+                f"labels of {self.name} are {labels.dtype} {tuple(labels.shape)}; "
+                f"a Split of {len(images)} images holds int64 ({len(images)},)"
+            )
+        if labels.device != images.device:
+            raise InputError(
+                f"images of {self.name} are on {images.device}, labels on {labels.device}; "
+                "put both on one device"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """`"sha256:..."` of these pixels and labels in this order (layout: `arrays.content_hash`).
+
+        Computed once; about half a second for 50,000 CIFAR images, nothing after `load_split`.
+        """
+        if self.whole_hash is not None and not self.is_subset:
+            return self.whole_hash
+        return content_hash(self.images.cpu().numpy(), self.labels.cpu().numpy())
+
+    @property
+    def canonical(self) -> bool | None:
+        """Whether these are the original pixels, so that a number can be set beside published ones.
+
+        True: they were read from the official archive whose hash is pinned, or the content hash of
+        the whole split is the listed one. False: that hash is listed and differs, or it belongs to
+        a known altered copy (such as CIFAR-10 re-encoded as JPEG). None: nothing is known, which
+        must be treated as not comparable. A subset has the verdict of the split it was cut from.
+        """
+        if self.source == "official archive":
+            return True
+        if self.name not in DATASETS:
+            return None
+        whole = self.whole_hash or self.content_hash
+        known = dataset_info(self.name).canonical_hashes.get(self.split)
+        if known is not None:
+            return whole == known
+        return False if whole in KNOWN_VARIANTS.get(self.name, {}) else None
+
+    @property
+    def provenance(self) -> str:
+        """One line for records: the source, and what is known to be altered in the pixels."""
+        note = KNOWN_VARIANTS.get(self.name, {}).get(self.whole_hash or self.content_hash)
+        return f"{self.source}: {note}" if note else self.source
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split with its tensors on `device`; a hash computed already is kept."""
+        known = self.whole_hash
+        if not self.is_subset and known is None:
+            known = self.__dict__.get("content_hash")  # where cached_property keeps its value
+        return replace(
+            self, images=self.images.to(device), labels=self.labels.to(device), whole_hash=known
+        )
+
+    def pixels(self, index: Tensor | slice | Sequence[int]) -> Tensor:
+        """Chosen images as the network's input, float32 in [0, 1], on the split's device.
+
+        The value is the float32 nearest to v / 255 on every device: dividing by a Python number
+        would let a GPU multiply by a rounded reciprocal instead.
+
+        Args:
+            index: int64 ids (B,), a slice, or a sequence of ints.
+
+        Returns:
+            float32 (B, C, H, W).
+        """
+        chosen = self.images[index if isinstance(index, (slice, Tensor)) else list(index)]
+        return chosen.float() / torch.full((), 255.0, device=chosen.device)
+
+    def subset(self, ids: Tensor | Sequence[int]) -> Split:
+        """The rows `ids`, in that order; its `canonical` is that of this split.
+
+        Args:
+            ids: int64 (M,) row numbers of this split.
+
+        Returns:
+            A split of M rows, a copy.
+
+        Raises:
+            InputError: ids that are not a list of integers, or a row that does not exist.
+        """
+        rows = torch.as_tensor(ids)
+        if rows.numel() == 0:
+            rows = rows.to(torch.int64)
+        if rows.ndim != 1 or rows.dtype != torch.int64:
+            raise InputError(f"ids are {rows.dtype} {tuple(rows.shape)}; a subset takes int64 (M,)")
+        wrong = rows[(rows < 0) | (rows >= len(self))]
+        if len(wrong):
+            raise InputError(
+                f"id {int(wrong[0])} is not a row of {self.name} {self.split}; "
+                f"ids are 0 to {len(self) - 1}"
+            )
+        rows = rows.to(self.images.device)
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            whole_hash=self.whole_hash if self.is_subset else self.content_hash,
+            is_subset=True,
+        )
+
+
+def hold_out(split: Split, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Cut a validation set of `n` images from a training split, at random and reproducibly.
+
+    Args:
+        split: a training split; validation data never comes from test.
+        n: number of validation images, 0 <= n < len(split).
+        seed: of the permutation; the global random state is neither read nor changed.
+
+    Returns:
+        (train_ids, validation_ids): int64 on the CPU, ascending, disjoint, together all rows.
+
+    Raises:
+        InputError: the split is not train, or n is out of range.
+    """
+    if split.split != "train":
+        raise InputError(
+            f"hold_out got the {split.split} split of {split.name}; "
+            "a validation set is always cut from train"
+        )
+    if not 0 <= n < len(split):
+        raise InputError(
+            f"n={n} validation images cannot be cut from the {len(split)} training images of "
+            f"{split.name}; allowed: 0 to {len(split) - 1}"
+        )
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    return order[n:].sort().values, order[:n].sort().values

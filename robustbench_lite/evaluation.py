@@ -1,0 +1,336 @@
+"""The evaluation harness: a protocol against a network, part by part, resumable at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas
+import torch
+from torch import Tensor
+
+from robustbench_lite.attacks.protocol import AttackSpec, Protocol
+from robustbench_lite.attacks.random_numbers import fold_seed
+from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.cost import PassCounter
+from robustbench_lite.datasets import Split
+from robustbench_lite.errors import InputError
+from robustbench_lite.ledger import CLEAN, Header, Ledger, check_environment, open_ledger
+from robustbench_lite.model_source import LoadedModel, check_model_contract
+from robustbench_lite.numerics import deterministic, device_name
+from robustbench_lite.provenance import current_versions, git_commit
+from robustbench_lite.results import write_results
+from robustbench_lite.storage import write_json
+from robustbench_lite.verifier import Verdict, plain_numerics, verify
+
+logger = logging.getLogger(__name__)
+
+Evidence = Literal["none", "float32"]
+DEFAULT_BATCH_SIZE = 500
+DEFAULT_CHUNK_SIZE = 500
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is: after each part.
+
+    Args:
+        attack: the attack of the part just finished; `"clean"` for the clean pass.
+        chunk: its chunk, from 0.
+        done: parts finished, of this and earlier calls.
+        total: parts in all.
+        attacked: examples the attack started from.
+        survived: of these, how many it did not break.
+    """
+
+    attack: str
+    chunk: int
+    done: int
+    total: int
+    attacked: int
+    survived: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What fixes the bits; None takes the default, or what a begun folder was begun with.
+
+    Args:
+        batch_size: rows per forward pass of attacks and of the verifier. Default 500.
+        chunk_size: examples per part. Default 500.
+        threads: CPU threads. Default: torch's own.
+        evidence: `"float32"` keeps every adversarial image beside its part; `"none"` only hashes.
+    """
+
+    batch_size: int | None = None
+    chunk_size: int | None = None
+    threads: int | None = None
+    evidence: Evidence | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "chunk_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value} must be at least 1")
+        if self.evidence not in (None, "none", "float32"):
+            raise InputError(f"evidence={self.evidence!r} is unknown; available: none, float32")
+
+    def wishes(self) -> dict[str, object]:
+        """What was asked for explicitly."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    def filled(self) -> dict[str, object]:
+        """Every setting, with defaults where nothing was asked."""
+        defaults: dict[str, object] = {
+            "batch_size": DEFAULT_BATCH_SIZE,
+            "chunk_size": DEFAULT_CHUNK_SIZE,
+            "threads": torch.get_num_threads(),
+            "evidence": "none",
+        }
+        return defaults | self.wishes()
+
+
+def evaluate(
+    source: LoadedModel,
+    data: Split,
+    protocol: Protocol,
+    *,
+    out: Path,
+    n: int | None,
+    seed: int,
+    settings: Settings,
+    device: torch.device,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, object]:
+    """Attack the first `n` examples of a split with every attack of a protocol.
+
+    Every attack starts from all examples that are classified correctly when clean, so its column
+    is its stand-alone number; the row's robust accuracy is the union. Whatever was finished in
+    `out` under the same terms is not done again.
+
+    Args:
+        source: the network, with where it comes from.
+        data: a split; `n` of its examples are used, from the first.
+        protocol: norm, eps and attacks.
+        out: the result folder (see `robustbench_lite.ledger`).
+        n: number of examples; None takes all.
+        seed: of every random draw.
+        settings: batch size and the like; stored, and reused on resume.
+        device: where to compute.
+        progress: called after each part.
+
+    Returns:
+        The content of `out/result.json`.
+
+    Raises:
+        InputError: wrong input, each with one line; a folder of another evaluation is refused.
+            What was finished stays.
+
+    Cost:
+        For each correct example the attacks' own passes, plus one forward per attack.
+    """
+    n = len(data) if n is None else n
+    if not 1 <= n <= len(data):
+        raise InputError(f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take")
+    for spec in protocol.attacks:
+        check_attack(spec, protocol.threat)
+    header = _header(source, data, protocol, n, seed, settings, device)
+    ledger = open_ledger(out, header, wishes=settings.wishes())
+    run = _Evaluation(ledger, source, data, protocol, n, seed, device)
+    run.do_missing(progress, now=header.environment)
+    return write_results(ledger, [spec.name for spec in protocol.attacks], run.chunks)
+
+
+def _header(
+    source: LoadedModel,
+    data: Split,
+    protocol: Protocol,
+    n: int,
+    seed: int,
+    settings: Settings,
+    device: torch.device,
+) -> Header:
+    card = source.card
+    return Header(
+        identity={
+            "model": {"kind": source.kind, "hash": source.hash},
+            "dataset": {"name": data.name, "split": data.split, "hash": data.content_hash},
+            "examples": {"first": 0, "count": n},
+            "protocol": {**protocol.as_dict(), "hash": protocol.hash},
+            "seed": seed,
+        },
+        settings={
+            **settings.filled(),
+            "device": device.type,
+            "tf32": False,
+            "cudnn_deterministic": True,
+            "cudnn_benchmark": False,
+        },
+        environment={
+            "versions": current_versions(),
+            "git_commit": git_commit(),
+            "device_name": device_name(device),
+        },
+        about={
+            "name": source.name,
+            "defense": card.defense if card else "",
+            "architecture": card.architecture if card else "",
+            "parameters": source.parameters,
+            "extra_data": False,
+            "selection": card.selection if card else "",
+            "trained_on": card.dataset_hash if card else "",
+            "dataset_canonical": data.canonical,
+        },
+    )
+
+
+class _Evaluation:
+    """One evaluation in progress: what every part needs."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        source: LoadedModel,
+        data: Split,
+        protocol: Protocol,
+        n: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.ledger, self.protocol, self.seed = ledger, protocol, seed
+        self.model, self.device = source.model.to(device).eval(), device
+        self.data = data.subset(torch.arange(n)).to(device)
+        settings = ledger.header.settings
+        self.batch_size, self.chunk_size = int(settings["batch_size"]), int(settings["chunk_size"])  # type: ignore[call-overload]
+        self.threads = int(settings["threads"])  # type: ignore[call-overload]
+        self.keep_images = settings["evidence"] == "float32"
+        self.chunks = -(-n // self.chunk_size)
+
+    def do_missing(
+        self, progress: Callable[[Progress], None] | None, *, now: dict[str, object]
+    ) -> None:
+        specs = {spec.name: spec for spec in self.protocol.attacks}
+        missing = self.ledger.missing(list(specs), self.chunks)
+        if not missing:
+            return
+        check_environment(self.ledger, now)
+        total = self.chunks * (len(specs) + 1)
+        with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
+            self._check_model()
+            for done, (chunk, attack) in enumerate(missing, start=total - len(missing) + 1):
+                begin = time.perf_counter()
+                broken = self._do_part(chunk, specs.get(attack))
+                _note_time(self.ledger.folder, attack, chunk, time.perf_counter() - begin)
+                if progress is not None:
+                    survived = len(broken) - int(broken.sum())
+                    progress(Progress(attack, chunk, done, total, len(broken), survived))
+
+    def _check_model(self) -> None:
+        """Shape, classes, finite logits; and that the network leaves its input as it was."""
+        x = self.data.pixels(slice(0, 8))
+        given = x.clone()
+        check_model_contract(self.model, x, self.data.num_classes, dataset=self.data.name)
+        if not torch.equal(x, given):
+            low, high = x.min().item(), x.max().item()
+            raise InputError(
+                "the model changes its input images in place (they were in [0, 1], now in "
+                f"[{low:.3g}, {high:.3g}]): normalise a copy, as in (x - mean) / std"
+            )
+
+    def _do_part(self, chunk: int, spec: AttackSpec | None) -> Tensor:
+        """Compute and store one part; returns which of its examples are broken, bool (N,)."""
+        ids = torch.arange(
+            chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, len(self.data))
+        )
+        name = CLEAN if spec is None else spec.name
+        # Each part has a generator state of its own, so a resumed run draws what an unbroken one
+        # drew. (Our attacks draw by counter and do not care.)
+        torch.manual_seed(fold_seed(self.seed, name, chunk) % 2**63)
+        if spec is not None:
+            correct = ~self.ledger.read_part(CLEAN, chunk)["broken"].to_numpy()
+            ids = ids[torch.from_numpy(correct)]
+        x, y = self.data.pixels(ids.to(self.device)), self.data.labels[ids.to(self.device)]
+        counter = PassCounter(self.model)
+        x_adv = x
+        if spec is not None and len(ids):
+            x_adv = run_attack(
+                spec,
+                counter,
+                x,
+                y,
+                threat=self.protocol.threat,
+                ids=ids.to(self.device),
+                seed=self.seed,
+                batch_size=self.batch_size,
+            )
+        verdict = self._verify(x, x_adv, y)
+        # An attack starts from correct examples: their clean prediction is the label.
+        clean_predictions = y if spec else verdict.prediction
+        rows = _rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, counter, x_adv)
+        self.ledger.write_part(name, chunk, rows, x_adv if self.keep_images and spec else None)
+        return verdict.broken
+
+    def _verify(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
+        if len(x) == 0:
+            none = torch.zeros(0, dtype=torch.float64)
+            return Verdict(none.bool(), none.long(), none, none, none)
+        return verify(
+            self.model,
+            x,
+            x_adv,
+            y,
+            threat=self.protocol.threat,
+            batch_size=self.batch_size,
+            passes=self.protocol.passes,
+        )
+
+
+def _rows(
+    name: str,
+    ids: Tensor,
+    labels: Tensor,
+    clean_predictions: Tensor,
+    verdict: Verdict,
+    counter: PassCounter,
+    x_adv: Tensor,
+) -> pandas.DataFrame:
+    """The part's table. Passes are the mean per example: attacks work in batches."""
+    n = max(len(ids), 1)
+    return pandas.DataFrame(
+        {
+            "example_id": ids.numpy(),
+            "label": labels.numpy(),
+            "clean_prediction": clean_predictions.numpy(),
+            "attack": [name] * len(ids),
+            "broken": verdict.broken.cpu().numpy(),
+            "prediction": verdict.prediction.cpu().numpy(),
+            "linf": verdict.linf.cpu().numpy(),
+            "l2": verdict.l2.cpu().numpy(),
+            "forwards": np.full(len(ids), counter.forwards / n),
+            "backwards": np.full(len(ids), counter.backwards / n),
+            "loss": verdict.loss.cpu().numpy(),
+            "sha256": [
+                hashlib.sha256(image.tobytes()).hexdigest() for image in x_adv.cpu().numpy()
+            ],
+        }
+    )
+
+
+def _note_time(folder: Path, attack: str, chunk: int, seconds: float) -> None:
+    """Add a part's seconds and host to `timing.json`: never part of a result."""
+    import json
+
+    path = folder / "timing.json"
+    try:
+        parts = json.loads(path.read_text())["parts"]
+    except (OSError, ValueError, KeyError):
+        parts = []
+    entry = {"attack": attack, "chunk": chunk, "seconds": round(seconds, 3)}
+    write_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})

@@ -1,0 +1,210 @@
+"""The ledger: one Parquet part per finished (attack, chunk); resume is doing what has no part.
+
+A result folder holds `header.json` (the terms, fixed at the start), a Parquet file per part under
+`parts/<attack>/`, optionally its images under `evidence/<attack>/`, and, when all parts are there,
+`result.json` and `examples.parquet`, both pure functions of header and parts. Seconds live in
+`timing.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_lite.differences import describe_difference, first_line
+from robustbench_lite.errors import InputError, LedgerMismatchError
+from robustbench_lite.storage import write_atomically, write_json
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+
+SCHEMA_VERSION = 1
+CLEAN = "clean"
+COLUMNS = {  # of a part: name and Arrow type
+    "example_id": "int64",
+    "label": "int64",
+    "clean_prediction": "int64",
+    "attack": "string",
+    "broken": "bool",
+    "prediction": "int64",
+    "linf": "float64",
+    "l2": "float64",
+    "forwards": "float64",
+    "backwards": "float64",
+    "loss": "float64",
+    "sha256": "string",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The terms of an evaluation, in four groups with four rules.
+
+    Args:
+        identity: what is measured (model, data, protocol, examples, seed). A folder with another
+            identity is refused.
+        settings: what fixes the bits (batch and chunk size, threads, TF32, cuDNN, device kind,
+            evidence). Reused on resume; an explicit other wish is refused.
+        environment: versions, commit and device. Must agree while parts are missing.
+        about: what the leaderboard shows of the model; follows from the identity.
+    """
+
+    identity: Mapping[str, object]
+    settings: Mapping[str, object]
+    environment: Mapping[str, object]
+    about: Mapping[str, object]
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "identity": dict(self.identity),
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+            "about": dict(self.about),
+        }
+
+
+class Ledger:
+    """The parts of one result folder.
+
+    Args:
+        folder: the result folder.
+        header: its terms, as stored.
+    """
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        self.folder = folder
+        self.header = header
+
+    def part_path(self, attack: str, chunk: int) -> Path:
+        return self.folder / "parts" / attack / f"{chunk:05d}.parquet"
+
+    def evidence_path(self, attack: str, chunk: int) -> Path:
+        return self.folder / "evidence" / attack / f"{chunk:05d}.safetensors"
+
+    def has_part(self, attack: str, chunk: int) -> bool:
+        return self.part_path(attack, chunk).is_file()
+
+    def missing(self, attacks: list[str], chunks: int) -> list[tuple[int, str]]:
+        """What is left to do, as (chunk, attack), chunk by chunk, the clean pass first."""
+        everything = [(chunk, attack) for chunk in range(chunks) for attack in (CLEAN, *attacks)]
+        return [(chunk, attack) for chunk, attack in everything if not self.has_part(attack, chunk)]
+
+    def write_part(
+        self, attack: str, chunk: int, rows: pandas.DataFrame, images: torch.Tensor | None
+    ) -> None:
+        """Store a finished part; images (N, C, H, W), if any, go to disk before the verdicts."""
+        import pyarrow
+        import pyarrow.parquet
+        from safetensors.torch import save_file
+
+        schema = pyarrow.schema(list(COLUMNS.items()))
+        table = pyarrow.Table.from_pandas(rows, schema=schema, preserve_index=False)
+        if images is not None:
+            tensors = {"x_adv": images.contiguous().cpu()}
+            write_atomically(
+                self.evidence_path(attack, chunk), lambda path: save_file(tensors, path)
+            )
+        write_atomically(
+            self.part_path(attack, chunk), lambda path: pyarrow.parquet.write_table(table, path)
+        )
+
+    def read_part(self, attack: str, chunk: int) -> pandas.DataFrame:
+        """Rows of one part, with the columns of `COLUMNS`.
+
+        Raises:
+            InputError: when the file is corrupt; it names it and says that removing it is safe.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        path = self.part_path(attack, chunk)
+        try:
+            rows: pandas.DataFrame = pyarrow.parquet.ParquetFile(path).read().to_pandas()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(
+                f"{path} is corrupt ({first_line(error)}); remove that file and run the same "
+                "command again: only this part is redone"
+            ) from error
+        if list(rows.columns) != list(COLUMNS):
+            raise InputError(f"{path} has columns {list(rows.columns)}, not those of a part")
+        return rows
+
+
+def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -> Ledger:
+    """Begin a result folder, or go on with one that has the same identity.
+
+    Args:
+        folder: the result folder; made when missing.
+        header: the terms of this call.
+        wishes: those settings that the user asked for explicitly; they must agree with a header
+            that is there already.
+
+    Returns:
+        The ledger, with the stored header when there is one.
+
+    Raises:
+        LedgerMismatchError: for another identity or an explicit other setting, with the difference.
+        InputError: for a folder that holds something else, or an unreadable header.
+    """
+    path = folder / "header.json"
+    if not path.exists():
+        if folder.is_file() or (folder.is_dir() and any(_foreign(folder))):
+            names = ", ".join(sorted(entry.name for entry in _foreign(folder))[:3])
+            raise InputError(
+                f"{folder} is not empty and no result folder ({names or 'a file'}): "
+                "choose another --out"
+            )
+        write_json(path, header.as_dict())
+        return Ledger(folder, header)
+    stored = read_header(folder)
+    if difference := describe_difference(stored.identity, header.identity):
+        raise LedgerMismatchError(
+            f"{folder} holds another evaluation: {difference}; "
+            "choose another --out or remove the folder"
+        )
+    asked = {key: stored.settings.get(key) for key in wishes}
+    if difference := describe_difference(asked, wishes):
+        raise LedgerMismatchError(
+            f"{folder} was begun with other settings: {difference}; "
+            "leave the option out to go on as begun, or choose another --out"
+        )
+    return Ledger(folder, stored)
+
+
+def read_header(folder: Path) -> Header:
+    """The stored header of a result folder.
+
+    Raises:
+        InputError: when it is missing, no JSON, of another schema or incomplete.
+    """
+    path = folder / "header.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema version {data['schema_version']}, this is {SCHEMA_VERSION}"
+            )
+        return Header(data["identity"], data["settings"], data["environment"], data["about"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no readable header: {first_line(error)}") from error
+
+
+def check_environment(ledger: Ledger, now: Mapping[str, object]) -> None:
+    """Refuse to finish a folder under other versions or hardware than it was begun with."""
+    if difference := describe_difference(ledger.header.environment, now):
+        raise LedgerMismatchError(
+            f"{ledger.folder} was begun in another environment: {difference}; its bytes could "
+            "not be reproduced: finish it there, or choose another --out"
+        )
+
+
+def _foreign(folder: Path) -> list[Path]:
+    # Temporary files of a process killed before its first rename are ours.
+    return [entry for entry in folder.iterdir() if not entry.name.endswith(".tmp")]

@@ -1,0 +1,235 @@
+"""Where a network to evaluate comes from: a checkpoint folder, or a factory of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.checkpoint import (
+    Card,
+    checkpoint_hash,
+    load_checkpoint,
+    model_hash,
+    near_paths,
+    parameter_count,
+    put_on_device,
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready to be evaluated, and its identity.
+
+    Args:
+        model: in eval mode, on its device.
+        name: the card's name, or the factory as `file.py:factory` / `package.module:factory`.
+        kind: where it came from.
+        hash: `"sha256:..."`; of a factory: its tensors, module classes and source file.
+        card: of a checkpoint.
+        num_classes: K of the card, or what the caller asked of a factory; None if neither.
+        parameters: how many it has.
+    """
+
+    model: nn.Module
+    name: str
+    kind: Literal["checkpoint", "factory"]
+    hash: str
+    card: Card | None
+    num_classes: int | None
+    parameters: int
+
+
+def resolve_model(
+    spec: str,
+    *,
+    allow_code: bool,
+    device: str | torch.device,
+    num_classes: int | None = None,
+) -> LoadedModel:
+    """Load what a user named on the command line.
+
+    Args:
+        spec: a checkpoint folder, `package.module:factory`, or `path/file.py:factory`, where
+            `factory()` returns an `nn.Module` that maps images in [0, 1] to logits.
+        allow_code: the user agreed to run the code that `spec` names.
+        device: where the network is put.
+        num_classes: K of the data set it will meet; None when unknown.
+
+    Returns:
+        The network in eval mode with its identity.
+
+    Raises:
+        InputError: one line for anything missing, not allowed, or failing inside the user's code.
+    """
+    path = Path(spec)
+    source, colon, attribute = spec.rpartition(":")
+    if not path.exists() and colon:
+        return _from_factory(source, attribute, allow_code, device, num_classes)
+    if path.is_file() and path.suffix == ".py":
+        raise InputError(f"{spec} names no factory: write {spec}:FACTORY")
+    if not path.exists():
+        raise InputError(
+            f"no checkpoint folder {spec}{near_paths(path)} (a network of your own is named "
+            "path/file.py:factory or package.module:factory)"
+        )
+    model, card = load_checkpoint(path, device=device)
+    if num_classes is not None and card.num_classes != num_classes:
+        raise InputError(
+            f"checkpoint {spec} has {card.num_classes} classes, the data set has {num_classes}"
+        )
+    return LoadedModel(
+        model=model,
+        name=card.name,
+        kind="checkpoint",
+        hash=checkpoint_hash(path),
+        card=card,
+        num_classes=card.num_classes,
+        parameters=card.parameters,
+    )
+
+
+def check_model_contract(
+    model: nn.Module, x_sample: Tensor, num_classes: int, *, dataset: str = ""
+) -> None:
+    """Check that a network maps images to finite logits `(B, K)`; one forward pass.
+
+    Args:
+        model: run in the mode it is in; no gradient is kept.
+        x_sample: `(B, C, H, W)` float32 in [0, 1], on the network's device.
+        num_classes: K of the data set.
+        dataset: its name, for the message.
+
+    Raises:
+        InputError: when the pass fails, or gives anything but finite floating-point `(B, K)`.
+    """
+    shape = tuple(x_sample.shape)
+    try:
+        with torch.no_grad():
+            logits = model(x_sample)
+    except Exception as error:  # whatever the user's forward raises
+        raise InputError(f"model fails on images of shape {shape}: {_one_line(error)}") from error
+    if not isinstance(logits, Tensor):
+        raise InputError(f"model returns a {type(logits).__name__}; it must return logits (B, K)")
+    if not logits.is_floating_point() or logits.dim() != 2 or logits.shape[0] != shape[0]:
+        raise InputError(
+            f"model gives {tuple(logits.shape)} {logits.dtype} for {shape[0]} images; "
+            f"it must give floating-point logits ({shape[0]}, {num_classes})"
+        )
+    if logits.shape[1] != num_classes:
+        owner = f"data set {dataset}" if dataset else "the data set"
+        raise InputError(
+            f"model gives {logits.shape[1]} classes, {owner} has {num_classes}: "
+            "use a model trained on these classes"
+        )
+    bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if bad:
+        raise InputError(
+            f"model gives NaN or infinite logits on {bad} of {shape[0]} images{_bad_weight(model)}"
+        )
+
+
+def _bad_weight(model: nn.Module) -> str:
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
+            return f": its {name} holds NaN or infinite weights"
+    return ": its weights are finite, look for an overflow in its forward pass"
+
+
+def _from_factory(
+    source: str,
+    attribute: str,
+    allow_code: bool,
+    device: str | torch.device,
+    num_classes: int | None,
+) -> LoadedModel:
+    is_file = source.endswith(".py")
+    path = Path(source)
+    if is_file and not path.is_file():
+        raise InputError(f"no file {source}{near_paths(path)}")
+    if not is_file and not all(part.isidentifier() for part in source.split(".")):
+        raise InputError(
+            f"model {source}:{attribute} is neither a checkpoint folder{near_paths(path)} nor "
+            "path/file.py:factory or package.module:factory"
+        )
+    if not allow_code:
+        raise InputError(
+            f"model {source}:{attribute} runs code from {source}; add --allow-code if you trust it"
+        )
+    module = _run_file(path) if is_file else _import(source)
+    model = _call(module, source, attribute)
+    model = put_on_device(model, device).eval()
+    return LoadedModel(
+        model=model,
+        name=f"{path.name if is_file else source}:{attribute}",
+        kind="factory",
+        hash=_factory_hash(model, module),
+        card=None,
+        num_classes=num_classes,
+        parameters=parameter_count(model),
+    )
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"module {name} cannot be imported: {_one_line(error)}") from error
+
+
+def _run_file(path: Path) -> ModuleType:
+    # The resolved path makes the name unique; dataclasses and pickling look it up in sys.modules.
+    unique = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"rbl_model_{path.stem}_{unique}", path.resolve())
+    assert spec is not None, path  # a .py suffix always has a loader
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
+        raise InputError(f"{path} fails when run: {_one_line(error)}") from error
+    return module
+
+
+def _call(module: ModuleType, source: str, attribute: str) -> nn.Module:
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        names = [
+            name for name in vars(module) if callable(getattr(module, name)) and name[0] != "_"
+        ]
+        what = "nothing callable named" if factory is not None else "no"
+        raise InputError(f"{source} has {what} {attribute!r}; it has {', '.join(names) or 'none'}")
+    try:
+        model = factory()
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{source}:{attribute}() fails: {_one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{source}:{attribute}() returns a {type(model).__name__}; it must return an nn.Module"
+        )
+    return model
+
+
+def _factory_hash(model: nn.Module, module: ModuleType) -> str:
+    """Tensors alone do not show an edited forward pass, so the source file counts too."""
+    digest = hashlib.sha256(model_hash(model).encode())
+    source = getattr(module, "__file__", None)
+    if source is not None:
+        digest.update(Path(source).read_bytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,65 @@
+"""What fixes the bits of a run: threads, TF32, cuDNN, deterministic kernels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from robustbench_lite.errors import InputError
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        InputError: for a device that is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} is unknown: auto, cpu, cuda or cuda:<index>") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA "
+            "devices visible to torch; use --device cpu"
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the card's name: other hardware gives other bits."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def deterministic(*, threads: int, seed: int) -> Iterator[None]:
+    """Repeatable kernels inside the block; every global setting is put back after.
+
+    Args:
+        threads: CPU threads of torch; 1 and 2 threads already give different logit bits.
+        seed: torch's own generator starts here (ours draw by counter; randomised models and
+            third-party attacks use it).
+    """
+    # cuBLAS reads this when its handle is made; without it matmuls may differ between runs.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    devices = list(range(torch.cuda.device_count()))
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            torch.set_num_threads(threads)
+            cudnn.deterministic, cudnn.benchmark = True, False
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from robustbench_lite.errors import StorageError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it.
+
+    Whoever reads `path` sees the old content or the new one, also after `kill -9` or a full disk.
+
+    Args:
+        path: the final name; its folder is made.
+        write: called with the temporary path.
+
+    Raises:
+        StorageError: when the disk is full or the place not writable; the temporary file is gone
+            and `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _storage_error(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomically(path, lambda temporary: _write_bytes(temporary, text.encode()))
+
+
+def write_json(path: Path, data: Mapping[str, object]) -> None:
+    """Write JSON atomically: two-space indent, keys in the order given, newline at the end."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"disk full while writing {path}: what was finished before is kept; "
+            "free some space and run the same command again"
+        )
+    return StorageError(f"cannot write {path}: {error.strerror or error}")

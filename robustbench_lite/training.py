@@ -1,0 +1,242 @@
+"""The one training loop: every defense, resumable after any epoch, best and last both kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from robustbench_lite.attacks.finite_check import FiniteCheck
+from robustbench_lite.attacks.random_numbers import fold_seed
+from robustbench_lite.datasets import Split, dataset_info, hold_out, pad_crop_flip
+from robustbench_lite.defenses.contract import ROBUST, Batch, Objective
+from robustbench_lite.errors import InputError
+from robustbench_lite.models import build_model
+from robustbench_lite.numerics import deterministic
+from robustbench_lite.recipe import Recipe
+from robustbench_lite.run_folder import RunFolder
+from robustbench_lite.validation import validate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a run is: after each batch, and with metrics after each epoch.
+
+    Args:
+        step: batches done in the whole run.
+        total: batches in the whole run.
+        epoch: current epoch, from 1.
+        metrics: the epoch's line of `metrics.jsonl`; None between epochs.
+    """
+
+    step: int
+    total: int
+    epoch: int
+    metrics: Mapping[str, float] | None
+
+
+def train(
+    recipe: Recipe,
+    data: Split,
+    *,
+    out: Path,
+    device: torch.device,
+    threads: int | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Path:
+    """Train a recipe, or go on with a run that was interrupted.
+
+    Args:
+        recipe: what to do, in full.
+        data: the training split; the validation examples are held out of it by the recipe's seed.
+        out: the run folder (see `RunFolder`).
+        device: where to compute.
+        threads: CPU threads; None takes torch's own, or what the run was begun with.
+        progress: called after each batch and each epoch.
+
+    Returns:
+        The `best` checkpoint's folder.
+
+    Raises:
+        InputError: wrong input, a folder of another run, or a loss that is not finite (with the
+            epoch and batch). Finished epochs stay.
+    """
+    if recipe.data.validation >= len(data):
+        raise InputError(
+            f"data.validation={recipe.data.validation} leaves nothing to train on: {data.name} "
+            f"has {len(data)} training examples"
+        )
+    folder = RunFolder(out, recipe, data, device, threads)
+    with deterministic(threads=folder.threads, seed=recipe.training.seed):
+        run = _Run(folder, recipe, data, device, progress)
+        while run.epoch < recipe.training.epochs:
+            run.train_epoch()
+        folder.save_checkpoint("last", run.delivered, run.metrics[-1])
+    return out / "best"
+
+
+class _Run:
+    """One run in progress: networks, optimiser, and what was measured so far."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        data: Split,
+        device: torch.device,
+        progress: Callable[[TrainingProgress], None] | None,
+    ) -> None:
+        self.folder, self.recipe, self.device, self.progress = folder, recipe, device, progress
+        train_ids, held_out = hold_out(data, recipe.data.validation, recipe.training.seed)
+        self.data, self.validation = (data.subset(ids).to(device) for ids in (train_ids, held_out))
+        self.batches = _batches(len(self.data), recipe.training.batch_size)
+        self.networks = _build_networks(recipe, data, device)
+        parameters = [p for network in self.networks.values() for p in network.parameters()]
+        self.optimizer = torch.optim.SGD(parameters, **dataclasses.asdict(recipe.optimizer))
+        self.averaged: AveragedModel | None = None
+        if decay := recipe.training.ema_decay:
+            # Its module's BatchNorm statistics are copied, not averaged, at each update.
+            self.averaged = AveragedModel(
+                self.networks[ROBUST], multi_avg_fn=get_ema_multi_avg_fn(decay)
+            )
+        self.epoch = 0
+        self.metrics: list[dict[str, float]] = []
+        self._resume()
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that is validated and saved: averaged where the recipe averages."""
+        return self.networks[ROBUST] if self.averaged is None else self.averaged.module
+
+    def train_epoch(self) -> None:
+        """One pass over the training examples, validation if due, then the state to disk."""
+        epoch, total = self.epoch + 1, self.recipe.training.epochs
+        seed = fold_seed(self.recipe.training.seed, "epoch", epoch)
+        torch.manual_seed(seed % 2**63)  # for networks that draw (dropout)
+        generator = torch.Generator(self.device).manual_seed(seed % 2**63)
+        order = torch.randperm(len(self.data), generator=generator, device=self.device)
+        finite, means = FiniteCheck(self.device), _Means()
+        for network in self.networks.values():
+            network.train()
+        for index, rows in enumerate(self.batches):
+            # As Rice et al. 2020: the rate of a step is that of the time at which it ends.
+            self._set_lr(self.epoch + (index + 1) / len(self.batches))
+            objective = self._step(self._batch(order[rows], epoch, seed, generator))
+            finite.note(index, objective.loss.detach())
+            means.add({"loss": objective.loss.detach(), **objective.scalars})
+            self._report(self.epoch * len(self.batches) + index + 1, epoch, None)
+        finite.raise_if_not("the training loss", f"epoch {epoch}, batch {{}}")
+        self.epoch = epoch
+        row = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"], **means.values()}
+        if epoch % self.recipe.validation.every == 0 or epoch == total:
+            row |= self._validate()
+        self._finish_epoch(row)
+
+    def _batch(self, places: Tensor, epoch: int, seed: int, generator: torch.Generator) -> Batch:
+        images, section = self.data.images[places], self.recipe.data
+        if section.crop_padding or section.flip:
+            images = pad_crop_flip(
+                images, generator, padding=section.crop_padding, flip=section.flip
+            )
+        return Batch(images.float() / 255.0, self.data.labels[places], places, epoch, seed)
+
+    def _step(self, batch: Batch) -> Objective:
+        objective = self.recipe.defense.objective(self.networks, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.networks[ROBUST])
+        return objective
+
+    def _set_lr(self, t: float) -> None:
+        factor = self.recipe.schedule.factor(t, self.recipe.training.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.lr * factor
+
+    def _validate(self) -> dict[str, float]:
+        seed = fold_seed(self.recipe.training.seed, "validation")
+        return validate(self.delivered, self.validation, self.recipe.validation, seed=seed)
+
+    def _finish_epoch(self, row: dict[str, float]) -> None:
+        """Keep the best so far (the earliest on a tie), then the state: in this order, so that a
+        run killed between the two repeats the epoch and writes the same best again."""
+        key = self.recipe.validation.select_by
+        best = max((old[key] for old in self.metrics if key in old), default=-1.0)
+        self.metrics.append(row)
+        if row.get(key, -1.0) > best:
+            self.folder.save_checkpoint("best", self.delivered, row)
+        self.folder.save_state(
+            {
+                "epoch": self.epoch,
+                "metrics": self.metrics,
+                "networks": {role: net.state_dict() for role, net in self.networks.items()},
+                "averaged": None if self.averaged is None else self.averaged.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+        )
+        self._report(self.epoch * len(self.batches), self.epoch, row)
+
+    def _resume(self) -> None:
+        state = self.folder.load_state(self.device)
+        if state is None:
+            return
+        self.epoch, self.metrics = state["epoch"], state["metrics"]
+        for role, network in self.networks.items():
+            network.load_state_dict(state["networks"][role])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        logger.info("going on after epoch %d", self.epoch)
+
+    def _report(self, step: int, epoch: int, metrics: Mapping[str, float] | None) -> None:
+        if self.progress is not None:
+            total = self.recipe.training.epochs * len(self.batches)
+            self.progress(TrainingProgress(step, total, epoch, metrics))
+
+
+class _Means:
+    """Means of named scalars over an epoch, summed on the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        for name, value in scalars.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.count += 1
+
+    def values(self) -> dict[str, float]:
+        return {name: float(total) / self.count for name, total in self.sums.items()}
+
+
+def _build_networks(recipe: Recipe, data: Split, device: torch.device) -> dict[str, nn.Module]:
+    """The delivered network and the method's extra ones, each initialised from its own seed."""
+    info = dataset_info(data.name)
+    networks = {}
+    for role, name in {ROBUST: recipe.model.name, **recipe.defense.extra_networks}.items():
+        torch.manual_seed(fold_seed(recipe.training.seed, "initialisation", role) % 2**63)
+        networks[role] = build_model(
+            name,
+            num_classes=data.num_classes,
+            in_channels=info.channels,
+            image_size=info.image_size,
+            mean=info.mean,
+            std=info.std,
+        ).to(device)
+    return networks
+
+
+def _batches(n: int, size: int) -> list[slice]:
+    """Slices of at most `size`; a last batch of one example is left out (BatchNorm needs two)."""
+    slices = [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
+    return slices[:-1] if n % size == 1 else slices

@@ -1,0 +1,135 @@
+"""The one judge: attacks propose images, this file alone decides what broke the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.losses import cross_entropy
+from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.threat_model import ThreatModel
+from robustbench_lite.errors import InputError
+
+BALL_TOLERANCE = 1e-6  # float32 rounding of x + delta, in pixel units
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the network says of candidate images, one entry per example.
+
+    Args:
+        broken: bool (N,): allowed image and misclassified.
+        prediction: int64 (N,), of the candidate image (of the majority with several passes).
+        linf: float64 (N,), norm of the perturbation.
+        l2: float64 (N,), likewise.
+        loss: float64 (N,), cross-entropy of the candidate image (mean over passes).
+    """
+
+    broken: Tensor
+    prediction: Tensor
+    linf: Tensor
+    l2: Tensor
+    loss: Tensor
+
+
+@contextmanager
+def plain_numerics() -> Iterator[None]:
+    """Float32 as it is: TF32 and autocast off inside the block, for convolutions and matmuls."""
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    try:
+        matmul.allow_tf32 = convolution.allow_tf32 = False
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False)
+            if torch.cuda.is_available()
+            else torch.autocast("cpu", enabled=False),
+        ):
+            yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before
+
+
+def verify(
+    model: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel,
+    batch_size: int,
+    passes: int = 1,
+) -> Verdict:
+    """Judge candidates by a float32 forward pass of the plain network in eval mode.
+
+    Broken means: every pixel finite and in [0, 1], perturbation within eps + 1e-6 in the threat
+    model's norm (computed in float64), and a prediction (argmax) other than the label in more
+    than half of the passes.
+
+    Args:
+        model: maps (B, C, H, W) in [0, 1] to logits (B, K).
+        x: clean images (N, C, H, W), float32.
+        x_adv: candidates (N, C, H, W), float32.
+        y: labels (N,), int64.
+        threat: norm and radius.
+        batch_size: rows per forward pass; part of what fixes the bits, so it is recorded.
+        passes: forward passes per image; above 1 for randomised networks.
+
+    Returns:
+        A verdict per example, on the device of `x`.
+
+    Raises:
+        InputError: when a logit is not finite: NaN is an error, never a robust example.
+    """
+    if x_adv.dtype != torch.float32 or x.dtype != torch.float32:
+        raise TypeError(f"images must be float32, got {x.dtype} and {x_adv.dtype}")
+    linf, l2 = _norms(x_adv - x.double())
+    radius = linf if threat.norm == "Linf" else l2
+    allowed = (
+        torch.isfinite(x_adv).flatten(1).all(dim=1)
+        & (x_adv.flatten(1).amin(dim=1) >= 0.0)
+        & (x_adv.flatten(1).amax(dim=1) <= 1.0)
+        & (radius <= float(threat.eps) + BALL_TOLERANCE)
+    )
+    # The network never sees a candidate with NaN pixels: its NaN logits would not be its fault.
+    finite = torch.isfinite(x_adv).flatten(1).all(dim=1)
+    seen = torch.where(finite.view(-1, 1, 1, 1), x_adv, x)
+    votes, loss = _votes(model, seen, y, batch_size=batch_size, passes=passes)
+    wrong = passes - votes.gather(1, y[:, None]).squeeze(1)
+    return Verdict(allowed & (2 * wrong > passes), votes.argmax(dim=1), linf, l2, loss)
+
+
+def _norms(delta: Tensor) -> tuple[Tensor, Tensor]:
+    flat = delta.flatten(1)
+    return flat.abs().amax(dim=1), torch.linalg.vector_norm(flat, dim=1)
+
+
+def _votes(
+    model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int, passes: int
+) -> tuple[Tensor, Tensor]:
+    """How many passes predict each class (N, K), and the mean cross-entropy (N,)."""
+    votes, losses = [], []
+    with torch.no_grad(), attacked(model), plain_numerics():
+        for begin in range(0, len(x), batch_size):
+            images, labels = x[begin : begin + batch_size], y[begin : begin + batch_size]
+            count: Tensor | None = None
+            loss = torch.zeros(len(images), dtype=torch.float64, device=x.device)
+            for _ in range(passes):
+                logits = model(images).float()
+                if not bool(torch.isfinite(logits).all()):
+                    raise InputError(
+                        f"the network gives NaN or infinite logits in rows {begin} to "
+                        f"{begin + len(images) - 1}: no verdict is possible (NaN weights, or "
+                        "inputs it was not made for?)"
+                    )
+                predicted = torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1])
+                count = predicted if count is None else count + predicted
+                loss += cross_entropy(logits.double(), labels) / passes
+            assert count is not None
+            votes.append(count)
+            losses.append(loss)
+    return torch.cat(votes), torch.cat(losses)

@@ -1,0 +1,88 @@
+"""Shared by all tests: one thread, quiet hypothesis, small networks with known answers."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import nn
+
+settings.register_profile(
+    "cpu", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("cpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device, and torch sees none here")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+class LinearBinary(nn.Module):
+    """Logits [0, w.x + b]: exact robust accuracy in closed form at every eps.
+
+    The box is kept out of the way by keeping x inside [0.3, 0.7] and eps below 0.3.
+    """
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def forward(self, x):
+        score = x.flatten(1) @ self.weight.to(x.dtype) + self.bias.to(x.dtype)
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+@pytest.fixture
+def linear():
+    """A linear classifier, 40 images (1, 3, 4) inside [0.3, 0.7], labels by the classifier."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(12, generator=generator)
+    x = 0.3 + 0.4 * torch.rand(40, 1, 3, 4, generator=generator)
+    score = x.flatten(1) @ weight
+    bias = -score.median()
+    model = LinearBinary(weight, bias).eval()
+    y = (score + bias > 0).long()
+    return model, x, y
+
+
+def small_net(classes=5, channels=2, seed=0):
+    """A little ReLU network with BatchNorm and Dropout: what attacks must leave as it was."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(4 * 6 * 5, classes),
+    )
+    net[1].running_mean.normal_()
+    net[1].running_var.uniform_(0.5, 2.0)
+    return net
+
+
+@pytest.fixture
+def net():
+    return small_net()
+
+
+@pytest.fixture
+def images():
+    """Images (7, 2, 6, 5), a few pixels exactly 0 or 1, and labels of 5 classes."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(7, 2, 6, 5, generator=generator)
+    x[:, :, 0] = 0.0
+    x[:, :, 1] = 1.0
+    return x, torch.randint(0, 5, (7,), generator=generator)

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_leaderboard_builder import TITLES, demo, flagged, packed, protocol, simple, store, wilson
+
+from robustbench_lite.leaderboard import ResultError, find_results, load_result
+
+Data = dict[str, Any]
+
+
+def test_load_reads_folder_and_file_alike(tmp_path: Path) -> None:
+    data = demo()[1]
+    file = store(tmp_path, data)
+    result = load_result(file)
+    assert result == load_result(tmp_path) == load_result(str(tmp_path))
+    assert (result.name, result.defense, result.protocol.eps) == ("digits_pgd_at", "pgd_at", "0.1")
+    assert list(result.attacks) == list(TITLES)
+    assert result.cost == 3 * 40.5
+    assert result.protocol.attacks[0].parameters == (("attack", "pgd"), ("steps", "20"))
+
+
+def test_load_keeps_the_union_of_the_attacks(tmp_path: Path) -> None:
+    result = load_result(store(tmp_path, demo()[2]))
+    assert result.robust_bits is not None
+    bits = np.unpackbits(np.frombuffer(result.robust_bits, dtype=np.uint8))
+    assert bits.sum() == result.robust_accuracy.correct
+
+
+def test_load_accepts_a_result_without_outcomes(tmp_path: Path) -> None:
+    data = simple("a", 30)
+    del data["outcomes"]
+    assert load_result(store(tmp_path, data)).robust_bits is None
+
+
+def _paths(data: object, path: str = "") -> list[str]:
+    if not isinstance(data, dict):
+        return []
+    return [
+        full
+        for key, value in data.items()
+        for full in [f"{path}{key}", *_paths(value, f"{path}{key}.")]
+    ]
+
+
+REQUIRED = [
+    path
+    for path in _paths(simple("a", 30))
+    if path != "outcomes" and not path.startswith("environment.")
+]
+
+
+@pytest.mark.parametrize("path", REQUIRED)
+def test_load_names_the_missing_key(tmp_path: Path, path: str) -> None:
+    data = simple("a", 30)
+    parent = data
+    *folders, key = path.split(".")
+    for folder in folders:
+        parent = parent[folder]
+    del parent[key]
+    with pytest.raises(ResultError) as caught:
+        load_result(store(tmp_path, data))
+    assert f"missing key '{path}'" in str(caught.value)
+
+
+def _set(*path: Any) -> Callable[[Data], None]:
+    *folders, key, value = path
+
+    def change(data: Any) -> None:
+        for folder in folders:
+            data = data[folder]
+        data[key] = value
+
+    return change
+
+
+TAMPERED = {
+    "value edited": (_set("robust_accuracy", "value", 0.9), "robust_accuracy.value"),
+    "value as text": (_set("robust_accuracy", "value", "0.75"), "finite number"),
+    "correct edited": (_set("clean_accuracy", "correct", 39), "clean_accuracy.value"),
+    "correct beyond n": (_set("clean_accuracy", "correct", 41), "at most n"),
+    "n edited": (_set("attacks", "pgd20_ce", "n", 39), "attacks.pgd20_ce.n"),
+    "interval edited": (_set("robust_accuracy", "interval", 0, 0.7), "Wilson"),
+    "interval too long": (_set("robust_accuracy", "interval", [0, 0.5, 1]), "Wilson"),
+    "interval of giants": (_set("robust_accuracy", "interval", [10**400, 1]), "Wilson"),
+    "n_examples edited": (_set("n_examples", 80), "examples.count"),
+    "n_examples absurd": (_set("n_examples", 10**12), "n_examples"),
+    "n_examples true": (_set("n_examples", True), "n_examples"),
+    "other schema": (_set("schema_version", 0), "schema_version"),
+    "text schema": (_set("schema_version", "1"), "schema_version"),
+    "newer schema": (_set("schema_version", 2), "newer than 1"),
+    "flags hidden by status": (_set("flags", flagged()["flags"]), "status"),
+    "unknown status": (_set("status", "gold"), "verified, unverified"),
+    "eps edited": (_set("protocol", "eps_value", 0.2), "eps_value"),
+    "eps not a number": (_set("protocol", "eps", "big"), "'8/255'"),
+    "eps over zero": (_set("protocol", "eps", "1/0"), "'8/255'"),
+    "id edited": (_set("protocol", "id", "linf_standard@0.2.v1"), "protocol.id"),
+    "attack dropped": (_set("attacks", {}), "missing key 'attacks.pgd20_ce'"),
+    "attack invented": (_set("attacks", "mine", {}), "is no attack of the protocol"),
+    "no attacks": (_set("protocol", "attacks", []), "at least one attack"),
+    "attack twice": (_set("protocol", protocol(["a", "a"])), "unique names"),
+    "list for an object": (_set("dataset", []), "dataset must be an object"),
+    "negative cost": (_set("attacks", "pgd20_ce", "forwards", -1), "at least 0"),
+    "canonical as text": (_set("dataset", "canonical", "yes"), "true or false"),
+    "empty name": (_set("name", " "), "non-empty"),
+    "encoding": (_set("outcomes", "encoding", "hex"), "packbits-base64"),
+    "outcomes cut": (_set("outcomes", "clean", "gA=="), "40 examples need 5"),
+    "outcomes not base64": (_set("outcomes", "clean", "*"), "not base64"),
+    "bit removed": (_set("outcomes", "clean", packed(np.arange(40) < 39)), "39 ones; need 40"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_load_refuses_a_tampered_result_in_one_line(tmp_path: Path, case: str) -> None:
+    change, message = TAMPERED[case]
+    data = copy.deepcopy(simple("a", 30))
+    change(data)
+    file = store(tmp_path, data)
+    with pytest.raises(ResultError) as caught:
+        load_result(file)
+    text = str(caught.value)
+    assert message in text
+    assert text.startswith(str(file))
+    assert "\n" not in text
+    assert len(text) < len(str(file)) + 250
+
+
+def test_load_refuses_a_better_robust_accuracy_with_matching_interval(tmp_path: Path) -> None:
+    data = simple("a", 30)
+    better = {"value": 35 / 40, "correct": 35, "n": 40, "interval": wilson(35, 40)}
+    for outcomes in (data["outcomes"], None):
+        changed = {**data, "robust_accuracy": better, "outcomes": outcomes}
+        with pytest.raises(ResultError, match=r"'robust_accuracy\.correct' is 35; need"):
+            load_result(store(tmp_path, changed))
+
+
+def test_load_refuses_a_union_above_what_the_bits_say(tmp_path: Path) -> None:
+    data = demo()[1]
+    standing = data["robust_accuracy"]["correct"]
+    # Swap in an attack with the same count that breaks other examples: only the union notices.
+    clean = np.unpackbits(np.frombuffer(_decoded(data["outcomes"]["clean"]), np.uint8))[:300] > 0
+    last = data["attacks"]["aa_standard"]["correct"]
+    other = np.zeros(300, dtype=bool)
+    other[np.flatnonzero(clean)[-last:]] = True
+    data["outcomes"]["attacks"]["aa_standard"] = packed(other)
+    with pytest.raises(ResultError, match=f"is {standing}; need .* that no attack breaks"):
+        load_result(store(tmp_path, data))
+
+
+def test_load_refuses_robust_outcomes_of_wrong_examples(tmp_path: Path) -> None:
+    data = simple("a", 30)
+    clean = np.arange(40) >= 5
+    data["clean_accuracy"] = {"value": 35 / 40, "correct": 35, "n": 40, "interval": wilson(35, 40)}
+    data["outcomes"]["clean"] = packed(clean)
+    with pytest.raises(ResultError, match="wrong when clean"):
+        load_result(store(tmp_path, data))
+
+
+def _decoded(text: str) -> bytes:
+    import base64
+
+    return base64.b64decode(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[1]", "top level must be an object"),
+        ('{"schema_version": NaN}', "NaN"),
+        ('{"schema_version": -Infinity}', "Infinity"),
+        ('{"schema_version": 1e999}', "1e999"),
+        ('{"schema_version": "\\ud800"}', "Unicode"),
+        ('{"schema_version": ' + "9" * 5000 + "}", "too large"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_load_refuses_what_is_no_result(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(text)
+    with pytest.raises(ResultError, match=message) as caught:
+        load_result(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_load_refuses_binary_and_absent_files(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(ResultError, match="not JSON"):
+        load_result(tmp_path)
+    with pytest.raises(ResultError, match="not found"):
+        load_result(tmp_path / "nowhere")
+
+
+def test_load_refuses_nan_in_an_accuracy(tmp_path: Path) -> None:
+    file = store(tmp_path, simple("a", 30))
+    file.write_text(file.read_text().replace('"value": 0.75', '"value": NaN', 1))
+    with pytest.raises(ResultError, match="no finite number"):
+        load_result(file)
+
+
+def test_find_is_recursive_sorted_and_free_of_repeats(tmp_path: Path) -> None:
+    files = [store(tmp_path / name, simple(name, 3)) for name in ("b", "a/deep/er", "c")]
+    (tmp_path / "other.json").write_text(json.dumps({}))
+    assert find_results([tmp_path, files[0], tmp_path / "c"]) == sorted(files)
+    assert find_results([]) == []
+
+
+def test_find_refuses_a_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="not found"):
+        find_results([tmp_path / "nowhere"])
