@@ -31,11 +31,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise _storage_error(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if (told := _storage_error(path, error)) is not None:
+            raise told from error
         raise
 
 
@@ -53,10 +52,14 @@ def _write_bytes(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _storage_error(path: Path, error: BaseException) -> StorageError | None:
+    # torch and safetensors pass a full disk on as errors of their own, with the system's words.
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):
         return StorageError(
             f"disk full while writing {path}: what was finished before is kept; "
             "free some space and run the same command again"
         )
-    return StorageError(f"cannot write {path}: {error.strerror or error}")
+    if isinstance(error, OSError):
+        return StorageError(f"cannot write {path}: {error.strerror or error}")
+    return None

@@ -86,3 +86,21 @@ def images():
     x[:, :, 0] = 0.0
     x[:, :, 1] = 1.0
     return x, torch.randint(0, 5, (7,), generator=generator)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A `pgd_at` network on digits after two epochs: seconds to train, right most of the time."""
+    from robustbench_lite.datasets import load_split
+    from robustbench_lite.recipe import load_recipe
+    from robustbench_lite.training import train
+
+    overrides = ["--training.epochs", "2", "--defense.crafting.steps", "2"]
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return train(
+        load_recipe("digits_pgd_at", overrides),
+        load_split("digits", "train"),
+        out=out,
+        device=torch.device("cpu"),
+        threads=1,
+    )

@@ -128,9 +128,7 @@ def test_restarts_break_what_one_start_does_not():
             return torch.cat([0.0 * value, torch.where(value > 0.53, 1.0, -1.0) + 0 * value], 1)
 
     x, y = torch.full((64, 1, 1, 1), 0.5), torch.zeros(64, dtype=torch.long)
-    few, many = (
-        run(Hidden(), x, y, steps=1, alpha=0.0, restarts=n, keep="last") for n in (1, 8)
-    )
+    few, many = (run(Hidden(), x, y, steps=1, alpha=0.0, restarts=n, keep="last") for n in (1, 8))
     broken = [(Hidden()(x_adv).argmax(1) != y).sum().item() for x_adv in (few, many)]
     assert 0 < broken[0] < broken[1]
 
@@ -293,9 +291,7 @@ def syncs(attack):
     ],
 )
 def test_pgd_does_not_wait_for_the_device_inside_its_loop(net, images, change):
-    few, many = (
-        syncs(lambda n=n: run(net, *images, steps=n, **change)) for n in (2, 9)
-    )
+    few, many = (syncs(lambda n=n: run(net, *images, steps=n, **change)) for n in (2, 9))
     assert few == many  # what there is lies outside the loop
     assert many <= 1
 

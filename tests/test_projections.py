@@ -32,9 +32,7 @@ def test_projection_stays_inside_and_is_idempotent(norm, eps, seed):
 def test_projection_brings_no_two_points_further_apart(norm, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.full((1, 1, 3, 3), 0.5, dtype=torch.float64)
-    a, b = (
-        x + torch.randn(x.shape, generator=generator, dtype=torch.float64) for _ in range(2)
-    )
+    a, b = (x + torch.randn(x.shape, generator=generator, dtype=torch.float64) for _ in range(2))
     after = [project(point, x, norm=norm, eps=0.3) for point in (a, b)]
     assert l2_norm(after[0] - after[1]) <= l2_norm(a - b) + 1e-12
 

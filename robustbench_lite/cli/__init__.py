@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rest and not arguments.takes_overrides:
             raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
         arguments.overrides = rest
+        logging.basicConfig(
+            level=logging.INFO if arguments.verbose else logging.WARNING,
+            format="rbl: %(message)s",
+        )
         return int(arguments.run(arguments) or 0)
     except (InputError, ResultError, UsageError) as error:
         return _complain(" ".join(str(error).split()))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 RECIPES = ("digits_standard", "digits_pgd_at", "digits_trades")
-PROTOCOL, EPS = "linf_standard", "0.2"
+PROTOCOL, EPS = "linf_standard", "0.15"
 
 
 def run(arguments: argparse.Namespace) -> None:

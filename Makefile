@@ -1,0 +1,109 @@
+# `make` lists the targets. Everything lands in .venv, build and dist, which git ignores.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := $(VENV)/bin
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+PINS := setup.cfg pyproject.toml constraints.txt
+PACKAGES := robustbench_lite attacks defenses leaderboard
+WHEEL_VENV := build/wheel-venv
+AUDIT_VENV := build/audit-venv
+# Folders too, so that a deleted file rebuilds the wheel.
+SHIPPED = $(shell find $(PACKAGES) -name __pycache__ -prune -o -print)
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+.PHONY: demo
+demo: $(BASE) ## install, then train, attack and rank three networks: minutes, no download of data
+	$(BIN)/rbl demo
+
+.PHONY: install
+install: $(DEV) ## the package, editable, with test and developer tools, in .venv
+
+.PHONY: test
+test: $(DEV) ## the test suite; PYTEST_ARGS="tests/test_pgd.py -k box" for a part
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: gpu-test
+gpu-test: $(DEV) ## only the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(DEV) ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: wheel
+wheel: dist/.built ## sdist and wheel, in dist
+
+.PHONY: typecheck
+typecheck: $(WHEEL_VENV)/.installed ## mypy --strict on the built wheel (the checkout's folders are mapped)
+	bin=$$(cd $(BIN) && pwd) && cd $(WHEEL_VENV) && \
+	"$$bin/mypy" --strict --python-executable bin/python --cache-dir ../mypy-cache -p robustbench_lite
+
+.PHONY: smoke
+smoke: $(WHEEL_VENV)/.installed ## the wheel's commands, run outside the checkout
+	.ci/smoke $(WHEEL_VENV)/bin
+
+.PHONY: audit
+audit: $(AUDIT_VENV)/.installed ## known advisories for every pin; needs PyPI's advisory service
+	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+.PHONY: clean
+clean: ## what the targets above built, .venv included
+	rm -rf .venv build dist robustbench_lite.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# -- environments ------------------------------------------------------------------------------
+
+define CHECK_PYTHON
+@$(PYTHON) -c '' 2>/dev/null || { \
+	echo "make: '$(PYTHON)' does not run; Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), but 3.11 or newer is needed: make PYTHON=python3.11" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "make: $(PYTHON) has no venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+endef
+
+$(VENV)/pyvenv.cfg:
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): $(VENV)/pyvenv.cfg $(PINS)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(DEV): $(VENV)/pyvenv.cfg $(PINS)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
+	@touch $(BASE) $@
+
+# By way of the sdist: a stale build/lib cannot leak in, and the sdist is tested with it.
+dist/.built: $(DEV) $(SHIPPED)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	@ls dist && touch $@
+
+# The wheel alone, with the dependencies of .venv on its path: nothing heavy is installed twice,
+# and the editable install of .venv is not seen (a path line runs no .pth file there).
+$(WHEEL_VENV)/.installed: dist/.built
+	rm -rf $(WHEEL_VENV)
+	$(BIN)/python -m venv --without-pip $(WHEEL_VENV)
+	$(BIN)/python -m pip --python $(WHEEL_VENV)/bin/python install --quiet --no-deps dist/*.whl
+	site='import sysconfig as s; print(s.get_path("purelib"), s.get_path("platlib"), sep="\n")'; \
+	$(BIN)/python -c "$$site" > "$$($(WHEEL_VENV)/bin/python -c "$$site" | head -1)/dependencies.pth"
+	@touch $@
+
+$(AUDIT_VENV)/.installed: constraints.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet -c constraints.txt pip-audit
+	@touch $@

@@ -1,0 +1,265 @@
+"""The harness: counts, union, resume, shards of work, refusals."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas
+import pyautoattack
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite.attacks.protocol import AttackSpec, Protocol, load_protocol
+from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
+from robustbench_lite.datasets import load_split
+from robustbench_lite.errors import InputError, LedgerMismatchError
+from robustbench_lite.evaluation import Settings, evaluate
+from robustbench_lite.leaderboard import load_result
+from robustbench_lite.leaderboard.statistics import unpack_outcomes
+from robustbench_lite.model_source import LoadedModel, resolve_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_split("digits", "test")
+
+
+@pytest.fixture
+def source(checkpoint):
+    return resolve_model(str(checkpoint), allow_code=False, device="cpu")
+
+
+def run(source, data, out, *, protocol="linf_quick", eps="0.1", n=50, seed=0, **options):
+    settings = {"batch_size": 20, "chunk_size": 20, "threads": 1} | options
+    if isinstance(protocol, str):
+        protocol = load_protocol(protocol, eps=eps)
+    return evaluate(
+        source,
+        data,
+        protocol,
+        out=out,
+        n=n,
+        seed=seed,
+        settings=Settings(**settings),
+        device=CPU,
+    )
+
+
+def factory(model, name="mine"):
+    return LoadedModel(model, name, "factory", "sha256:" + name, None, None, 0)
+
+
+def test_the_result_is_what_its_parts_say(source, digits, tmp_path):
+    result = run(source, digits, tmp_path / "r")
+    rows = pandas.read_parquet(tmp_path / "r" / "examples.parquet")
+    clean = rows[rows.attack == "clean"].set_index("example_id")
+    assert clean.index.tolist() == list(range(50))
+    correct = ~clean.broken
+    assert correct.sum() == result["clean_accuracy"]["correct"]
+    assert 30 < correct.sum() < 50  # otherwise the test says little
+    union = correct.copy()
+    for name in ("pgd20_ce", "cwinf20_k50"):
+        attack = rows[rows.attack == name].set_index("example_id")
+        assert attack.index.tolist() == clean.index[correct].tolist()
+        assert (~attack.broken).sum() == result["attacks"][name]["correct"]
+        union[attack.index[attack.broken]] = False
+        assert (attack.linf <= 0.1 + 1e-6).all()
+        # 20 steps, and one forward for the last iterate
+        assert result["attacks"][name]["forwards"] == 21.0
+        assert result["attacks"][name]["backwards"] == 20.0
+    assert union.sum() == result["robust_accuracy"]["correct"]
+    assert union.sum() < correct.sum()
+    bits = unpack_outcomes(result["outcomes"]["clean"], 50)
+    assert np.array_equal(bits, correct.to_numpy())
+    assert load_result(tmp_path / "r").name == "digits_pgd_at"
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(source, digits, tmp_path):
+    run(source, digits, tmp_path / "whole")
+    run(source, digits, tmp_path / "broken")
+    for lost in ("pgd20_ce/00001.parquet", "cwinf20_k50/00002.parquet", "clean/00002.parquet"):
+        (tmp_path / "broken" / "parts" / lost).unlink()
+    for name in ("result.json", "examples.parquet"):
+        (tmp_path / "broken" / name).unlink()
+    run(source, digits, tmp_path / "broken", batch_size=None, chunk_size=None, threads=None)
+    for name in ("result.json", "examples.parquet", "parts/pgd20_ce/00001.parquet"):
+        whole, broken = (tmp_path / folder / name for folder in ("whole", "broken"))
+        assert whole.read_bytes() == broken.read_bytes(), name
+
+
+def test_a_second_identical_call_computes_nothing(source, digits, tmp_path, monkeypatch):
+    first = run(source, digits, tmp_path / "r")
+    monkeypatch.setattr(
+        "robustbench_lite.evaluation.run_attack", lambda *a, **k: pytest.fail("attacked again")
+    )
+    assert run(source, digits, tmp_path / "r") == first
+
+
+def test_verdicts_do_not_depend_on_batch_or_chunk_size(source, digits, tmp_path):
+    results = [
+        run(source, digits, tmp_path / str(size), batch_size=size, chunk_size=3 * size)
+        for size in (7, 32)
+    ]
+    assert results[0]["outcomes"] == results[1]["outcomes"]
+
+
+def test_other_terms_are_refused_and_nothing_is_lost(source, digits, tmp_path):
+    run(source, digits, tmp_path / "r")
+    before = (tmp_path / "r" / "result.json").read_bytes()
+    with pytest.raises(LedgerMismatchError, match=r"protocol.eps: 0.1 there, 0.05 now"):
+        run(source, digits, tmp_path / "r", eps="0.05")
+    with pytest.raises(LedgerMismatchError, match="batch_size: 20 there, 10 now"):
+        run(source, digits, tmp_path / "r", batch_size=10)
+    changed = dataclasses.replace(source, hash="sha256:other")
+    with pytest.raises(LedgerMismatchError, match=r"model.hash"):
+        run(changed, digits, tmp_path / "r")
+    assert (tmp_path / "r" / "result.json").read_bytes() == before
+
+
+def test_the_ledger_has_the_verdicts_of_pyautoattack(source, digits, tmp_path, monkeypatch):
+    # Ten queries instead of 5,000 on both sides: the point is the same calls, not the strength.
+    original = pyautoattack.AutoAttack.__init__
+
+    def quick(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        self.square.n_queries = 10
+        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 10
+
+    monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", quick)
+    run(
+        source,
+        digits,
+        tmp_path / "r",
+        protocol="linf_standard",
+        n=40,
+        seed=5,
+        chunk_size=40,
+        batch_size=40,
+    )
+    rows = pandas.read_parquet(tmp_path / "r" / "parts" / "aa_standard" / "00000.parquet")
+    x, y = digits.pixels(slice(0, 40)), digits.labels[:40]
+    direct = pyautoattack.AutoAttack(source.model, norm="Linf", eps=0.1, seed=5, device="cpu")
+    x_adv, _ = direct.run_standard_evaluation(x, y, batch_size=40)
+    with torch.no_grad():
+        robust = source.model(x_adv).argmax(1) == y
+    expected = robust[torch.tensor(rows.example_id.to_numpy())]
+    assert (~rows.broken).tolist() == expected.tolist()
+    assert 0 < rows.broken.sum() < len(rows)
+
+
+def test_a_constant_classifier_cannot_be_broken(digits, tmp_path):
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.eye(10)[[3] * len(x)] + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
+
+    result = run(factory(Constant()), digits, tmp_path / "r")
+    threes = int((digits.labels[:50] == 3).sum())
+    assert threes > 0
+    assert result["clean_accuracy"]["correct"] == threes
+    assert result["robust_accuracy"]["correct"] == threes
+
+
+def test_a_model_that_is_always_wrong_has_empty_attack_parts(digits, tmp_path):
+    class Wrong(nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 10), 0.0) + torch.tensor([-1.0] * 9 + [1.0])
+
+    data = dataclasses.replace(digits, labels=torch.zeros_like(digits.labels))
+    result = run(factory(Wrong()), data, tmp_path / "r")
+    assert result["clean_accuracy"]["correct"] == result["robust_accuracy"]["correct"] == 0
+    assert load_result(tmp_path / "r") is not None
+
+
+def test_an_undefended_linear_model_falls_to_its_closed_form(tmp_path, digits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    x, y = digits.pixels(slice(None)), digits.labels
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    eps = 0.05
+    with torch.no_grad():
+        logits, weight = model(x[:100]), model[1].weight
+        own = weight[y[:100]]
+        gap = logits.gather(1, y[:100, None]) - logits  # (100, 10)
+        reach = eps * (own[:, None, :] - weight[None]).abs().sum(dim=2)  # box ignored: a bound
+        inside = ((x[:100] > eps) & (x[:100] < 1 - eps)).flatten(1)
+        boxed = eps * ((own[:, None, :] - weight[None]).abs() * inside[:, None]).sum(dim=2)
+        others = torch.arange(10)[None] != y[:100, None]
+        surely_robust = ((gap > reach) | ~others).all(dim=1).sum().item()
+        surely_broken = ((gap < boxed) & others).any(dim=1).sum().item()
+    result = run(factory(model), digits, tmp_path / "r", eps=str(eps), n=100)
+    assert surely_robust <= result["robust_accuracy"]["correct"] <= 100 - surely_broken
+    assert surely_broken > 0
+
+
+def test_evidence_is_kept_and_matches_the_hashes(source, digits, tmp_path):
+    import hashlib
+
+    from safetensors.torch import load_file
+
+    run(source, digits, tmp_path / "r", evidence="float32")
+    images = load_file(tmp_path / "r/evidence/pgd20_ce/00000.safetensors")["x_adv"].numpy()
+    rows = pandas.read_parquet(tmp_path / "r/parts/pgd20_ce/00000.parquet")
+    assert [hashlib.sha256(image.tobytes()).hexdigest() for image in images] == list(rows.sha256)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), "7 classes, data set digits has 10"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(60, 10)), "model fails on images of shape"),
+        (nn.Flatten(start_dim=2), r"must give floating-point logits"),
+    ],
+)
+def test_models_that_do_not_fit_are_one_line(model, message, digits, tmp_path):
+    with pytest.raises(InputError, match=message) as caught:
+        run(factory(model), digits, tmp_path / "r")
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_weights_are_an_error_not_robustness(source, digits, tmp_path):
+    next(source.model.parameters()).data.fill_(torch.nan)
+    with pytest.raises(InputError, match="holds NaN or infinite weights"):
+        run(source, digits, tmp_path / "r")
+
+
+def test_a_model_that_normalises_in_place_is_caught(digits, tmp_path):
+    class InPlace(nn.Module):
+        def forward(self, x):
+            return x.sub_(0.5).div_(0.1).flatten(1)[:, :10]
+
+    with pytest.raises(InputError, match=r"changes its input images in place .*now in \[-5, 5\]"):
+        run(factory(InPlace()), digits, tmp_path / "r")
+
+
+@pytest.mark.parametrize("n", [0, 365, -1])
+def test_n_must_fit_the_split(source, digits, tmp_path, n):
+    with pytest.raises(InputError, match="1 to 364 examples"):
+        run(source, digits, tmp_path / "r", n=n)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"chunk_size": -1}, {"evidence": "all"}])
+def test_wrong_settings_are_named(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Settings(**wrong)
+
+
+def test_unknown_attacks_are_refused_before_any_work(source, digits, tmp_path):
+    threat = ThreatModel("Linf", parse_eps("0.1"))
+    broken = Protocol("p", 1, threat, "ours", 1, (AttackSpec("a", "A", "pdg", {}),), "")
+    with pytest.raises(InputError, match="unknown attack 'pdg'; did you mean pgd"):
+        run(source, digits, tmp_path / "r", protocol=broken)
+    assert not (tmp_path / "r").exists()
+
+
+def test_seconds_and_hosts_are_outside_the_result(source, digits, tmp_path):
+    run(source, digits, tmp_path / "r")
+    timing = json.loads((tmp_path / "r" / "timing.json").read_text())["parts"]
+    assert {part["attack"] for part in timing} == {"clean", "pgd20_ce", "cwinf20_k50"}
+    assert "seconds" not in (tmp_path / "r" / "result.json").read_text()

@@ -1,0 +1,136 @@
+"""The ledger: whole parts or none, one set of terms a folder."""
+
+import errno
+import json
+
+import pandas
+import pytest
+import torch
+
+from robustbench_lite.errors import InputError, LedgerMismatchError, StorageError
+from robustbench_lite.ledger import COLUMNS, Header, check_environment, open_ledger, read_header
+from robustbench_lite.storage import write_atomically, write_json
+
+HEADER = Header(
+    identity={"model": {"hash": "sha256:a"}, "seed": 0},
+    settings={"batch_size": 500, "threads": 2},
+    environment={"versions": {"torch": "2.13.0"}, "git_commit": "abc"},
+    about={"name": "net"},
+)
+
+
+def rows(n=2):
+    values = {name: [0] * n for name in COLUMNS}
+    values.update(attack=["pgd"] * n, sha256=["ab"] * n, broken=[True] * n, linf=[0.5] * n)
+    return pandas.DataFrame(values)
+
+
+def test_a_part_comes_back_as_it_was_and_counts_as_done(tmp_path):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    assert ledger.missing(["pgd"], 1) == [(0, "clean"), (0, "pgd")]
+    ledger.write_part("pgd", 0, rows(), None)
+    assert ledger.missing(["pgd"], 1) == [(0, "clean")]
+    back = ledger.read_part("pgd", 0)
+    assert list(back.columns) == list(COLUMNS)
+    assert back["broken"].tolist() == [True, True]
+
+
+def test_an_empty_part_keeps_its_types(tmp_path):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger.write_part("pgd", 0, rows(0), None)
+    assert str(ledger.read_part("pgd", 0)["broken"].dtype) == "bool"
+
+
+def test_images_are_kept_beside_the_part_when_asked(tmp_path):
+    from safetensors.torch import load_file
+
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    images = torch.rand(2, 1, 3, 3)
+    ledger.write_part("pgd", 0, rows(), images)
+    assert torch.equal(load_file(ledger.evidence_path("pgd", 0))["x_adv"], images)
+
+
+def test_another_identity_is_refused_with_the_difference(tmp_path):
+    open_ledger(tmp_path / "r", HEADER, wishes={})
+    other = Header({"model": {"hash": "sha256:b"}, "seed": 1}, *list(vars(HEADER).values())[1:])
+    with pytest.raises(
+        LedgerMismatchError, match="model.hash: sha256:a there, sha256:b now; seed: 0 there, 1 now"
+    ):
+        open_ledger(tmp_path / "r", other, wishes={})
+
+
+def test_settings_come_from_the_folder_and_only_explicit_wishes_must_agree(tmp_path):
+    open_ledger(tmp_path / "r", HEADER, wishes={"batch_size": 500})
+    later = Header(HEADER.identity, {"batch_size": 7, "threads": 1}, HEADER.environment, {})
+    assert open_ledger(tmp_path / "r", later, wishes={}).header.settings["batch_size"] == 500
+    with pytest.raises(LedgerMismatchError, match="batch_size: 500 there, 7 now"):
+        open_ledger(tmp_path / "r", later, wishes={"batch_size": 7})
+
+
+def test_another_environment_is_refused_while_work_is_left(tmp_path):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    check_environment(ledger, HEADER.environment)
+    with pytest.raises(LedgerMismatchError, match=r"versions.torch: 2.13.0 there, 2.14.0 now"):
+        check_environment(ledger, {"versions": {"torch": "2.14.0"}, "git_commit": "abc"})
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"not empty and no result folder \(thesis.tex\)"):
+        open_ledger(tmp_path, HEADER, wishes={})
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_leftover_of_a_killed_process_does_not_stop_the_next(tmp_path):
+    (tmp_path / ".header.json.123.tmp").write_text("{")
+    open_ledger(tmp_path, HEADER, wishes={})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 9}'])
+def test_an_unreadable_header_is_one_line(tmp_path, content):
+    (tmp_path / "header.json").write_text(content)
+    with pytest.raises(InputError, match="header") as caught:
+        read_header(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
+def test_a_corrupt_part_is_named(tmp_path, damage):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger.write_part("pgd", 0, rows(), None)
+    path = ledger.part_path("pgd", 0)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"00000.parquet is corrupt .* remove that file"):
+        ledger.read_part("pgd", 0)
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_rubbish(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+
+    def write(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match="disk full while writing .*a.json"):
+        write_atomically(path, write)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_recognised_behind_other_libraries_errors(tmp_path):
+    from safetensors import SafetensorError
+
+    def write(temporary):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    with pytest.raises(StorageError, match="disk full"):
+        write_atomically(tmp_path / "a", write)
+
+
+def test_other_errors_while_writing_are_not_hidden(tmp_path):
+    def write(temporary):
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError, match="bug"):
+        write_atomically(tmp_path / "a", write)

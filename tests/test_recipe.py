@@ -1,0 +1,98 @@
+"""Recipes: complete, typed, every wrong key named."""
+
+import json
+from fractions import Fraction
+
+import pytest
+
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.datasets import DATASETS
+from robustbench_lite.models import MODELS
+from robustbench_lite.recipe import load_recipe, recipe_files, recipe_from_dict
+
+
+@pytest.mark.parametrize("name", sorted(recipe_files()))
+def test_every_shipped_recipe_loads_and_names_what_exists(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.data.name in DATASETS
+    assert recipe.model.name in MODELS
+    text = recipe_files()[name].read_text()
+    assert f"Command: rbl train {name}" in text, "the header gives the exact command"
+
+
+@pytest.mark.parametrize("name", sorted(recipe_files()))
+def test_a_recipe_survives_json(name):
+    recipe = load_recipe(name)
+    assert recipe_from_dict(json.loads(json.dumps(recipe.as_dict())), origin="x") == recipe
+
+
+def test_overrides_are_typed():
+    recipe = load_recipe(
+        "digits_trades",
+        ["--training.epochs", "3", "--defense.crafting.eps=8/255", "--data.flip", "true"],
+    )
+    assert recipe.training.epochs == 3
+    assert recipe.defense.crafting.eps == Fraction(8, 255)
+    assert recipe.data.flip is True
+
+
+def test_choosing_another_schedule_asks_for_its_keys():
+    with pytest.raises(InputError, match=r"\[schedule\]: unknown key 'peak'"):
+        load_recipe("digits_trades", ["--schedule.name", "step"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--training.epohs", "3"], "unknown key 'epohs'; did you mean epochs"),
+        (["--trainign.epochs", "3"], "unknown section 'trainign'; did you mean training"),
+        (["--training.epochs", "x"], 'key "training.epochs": Expected a .*int.* Got value: x'),
+        (["--training.epochs", "0"], "training.epochs=0 must be at least 1"),
+        (["--training.epochs"], "--training.epochs has no value"),
+        (["epochs=3"], "unknown argument 'epochs=3'"),
+        (["--epochs", "3"], "unknown argument '--epochs'"),
+        (["--defense.crafting.eps", "8"], "did you mean 8/255"),
+        (["--defense.crafting.eps", "a"], "eps='a' is no number"),
+        (["--defense.crafting.norm", "L3"], "norm"),
+        (["--defense.crafting.stepz", "1"], r"\[defense.crafting\]: unknown key 'stepz'"),
+        (["--defense.name", "tradez"], "did you mean trades"),
+        (["--defense.name", "pgd_at"], r"\[defense\]: unknown key 'beta'"),
+        (["--validation.eps", "8"], "did you mean 8/255"),
+        (["--training.ema_decay", "1.0"], r"ema_decay=1.0 is not in \[0, 1\)"),
+        (["--optimizer.lr", "0"], "optimizer.lr=0.0 must be above 0"),
+        (["--training.batch_size", "1"], "training.batch_size=1 must be at least 2"),
+        (["--data.flip.x", "1"], "no such section"),
+    ],
+)
+def test_wrong_overrides_are_one_line_that_names_the_key(overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe("digits_trades", overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs = 40\n", "", "missing key 'training.epochs'"),
+        ('start = "gaussian"\n', "", "missing key 'defense.crafting.start'"),
+        ('name = "trades"\n', "", "missing key 'defense.name'"),
+        ("[training]", "training = 3\n[trainings]", "unknown section 'trainings'"),
+        ("[training]", "[training", "no valid TOML"),
+        ('[schedule]\nname = "one_cycle"\npeak = 0.3\n', "", "missing key 'schedule.name'"),
+    ],
+)
+def test_wrong_files_name_the_key(tmp_path, old, new, message):
+    text = recipe_files()["digits_trades"].read_text()
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        load_recipe(str(path))
+
+
+def test_unknown_recipes_are_named_with_near_matches():
+    with pytest.raises(InputError, match="did you mean digits_trades"):
+        load_recipe("digits_trads")
+    with pytest.raises(InputError, match="does not exist"):
+        load_recipe("nowhere/mine.toml")

@@ -1,0 +1,217 @@
+"""The training loop: one for all, resumable, honest about best and last."""
+
+import json
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_lite.checkpoint import load_checkpoint
+from robustbench_lite.datasets import hold_out, load_split
+from robustbench_lite.defenses.contract import ROBUST, Defense, Objective
+from robustbench_lite.errors import InputError, LedgerMismatchError
+from robustbench_lite.recipe import load_recipe, recipe_files
+from robustbench_lite.training import train
+
+CPU = torch.device("cpu")
+QUICK = ["--training.batch_size", "128"]
+CRAFT = ["--defense.crafting.steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_split("digits", "train")
+
+
+def run(out, data, name="digits_pgd_at", epochs=2, extra=(), **options):
+    craft = [] if name == "digits_standard" else CRAFT
+    overrides = [*QUICK, *craft, "--training.epochs", str(epochs), *extra]
+    return train(load_recipe(name, overrides), data, out=out, device=CPU, threads=1, **options)
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step):
+    def watch(progress):
+        if progress.step >= step and progress.metrics is None:
+            raise Killed
+
+    return watch
+
+
+FILES = (
+    "metrics.jsonl",
+    "best/model.safetensors",
+    "best/card.json",
+    "last/model.safetensors",
+    "last/card.json",
+)
+
+
+@pytest.mark.parametrize("name", ["digits_standard", "digits_pgd_at", "digits_trades"])
+def test_every_method_lowers_its_loss_and_its_checkpoint_loads(tmp_path, digits, name):
+    best = run(tmp_path / "r", digits, name, epochs=3, extra=["--validation.every", "1"])
+    losses = [row["loss"] for row in metrics(tmp_path / "r")]
+    assert losses[-1] < losses[0]
+    model, card = load_checkpoint(best)
+    assert card.defense == name.removeprefix("digits_")
+    assert not model.training
+    assert load_checkpoint(tmp_path / "r" / "last")[1].epoch == 3
+
+
+@pytest.mark.parametrize("ema", ["0.0", "0.9"])
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, digits, ema):
+    extra = ["--training.ema_decay", ema, "--validation.every", "1"]
+    run(tmp_path / "whole", digits, epochs=3, extra=extra)
+    with pytest.raises(Killed):  # in the middle of the second epoch
+        run(tmp_path / "broken", digits, epochs=3, extra=extra, progress=kill_at(14))
+    assert len(metrics(tmp_path / "broken")) == 1
+    run(tmp_path / "broken", digits, epochs=3, extra=extra)
+    for name in FILES:
+        whole, broken = (tmp_path / folder / name for folder in ("whole", "broken"))
+        assert whole.read_bytes() == broken.read_bytes(), name
+
+
+def test_best_is_the_earliest_of_the_best_validated_epochs(tmp_path, digits, monkeypatch):
+    # Sheet "robust overfitting", check 1: index 4 from 0 is chosen, the last epoch is kept too.
+    trace = iter([0.41, 0.45, 0.46, 0.51, 0.52, 0.52, 0.45])
+    monkeypatch.setattr(
+        "robustbench_lite.training.validate",
+        lambda *a, **k: {"clean_accuracy": 0.9, "robust_accuracy": next(trace)},
+    )
+    best = run(
+        tmp_path / "r", digits, "digits_standard", epochs=7,
+        extra=["--validation.every", "1", "--validation.select_by", "robust_accuracy"],
+    )  # fmt: skip
+    card = load_checkpoint(best)[1]
+    assert (card.epoch, card.metrics["robust_accuracy"]) == (5, 0.52)
+    assert card.selection == "best validation robust accuracy"
+    last = load_checkpoint(tmp_path / "r" / "last")[1]
+    assert (last.epoch, last.metrics["robust_accuracy"], last.selection) == (7, 0.45, "last epoch")
+
+
+def test_validation_examples_are_never_trained_on(tmp_path, digits):
+    seen = set()
+
+    class Watcher:
+        def __init__(self, defense):
+            self.defense, self.extra_networks = defense, {}
+
+        def objective(self, networks, batch):
+            seen.update(image.numpy().tobytes() for image in batch.x)
+            return self.defense.objective(networks, batch)
+
+    recipe = load_recipe("digits_standard", ["--training.epochs", "1"])
+    watched = type(recipe)(**{**vars(recipe), "defense": Watcher(recipe.defense)})
+    object.__setattr__(watched, "as_dict", recipe.as_dict)
+    train(watched, digits, out=tmp_path / "r", device=CPU, threads=1)
+    train_ids, held_out = hold_out(digits, recipe.data.validation, recipe.training.seed)
+    x = digits.pixels(slice(None))
+    training = {x[i].numpy().tobytes() for i in train_ids}
+    assert seen == training
+    assert not set(train_ids.tolist()) & set(held_out.tolist())
+
+
+def test_lr_follows_the_schedule_and_validation_its_interval(tmp_path, digits):
+    recipe_file = tmp_path / "mine.toml"
+    recipe_file.write_text(
+        recipe_files()["digits_standard"]
+        .read_text()
+        .replace('name = "one_cycle"\npeak = 0.3', 'name = "step"\nmilestones = [2]\ngamma = 0.1')
+    )
+    overrides = [*QUICK, "--training.epochs", "3", "--validation.every", "2"]
+    out = tmp_path / "r"
+    train(load_recipe(str(recipe_file), overrides), digits, out=out, device=CPU, threads=1)
+    rows = metrics(out)
+    assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.01, 0.01])
+    assert ["robust_accuracy" in row for row in rows] == [False, True, True]
+
+
+def test_averaged_weights_are_what_is_delivered(tmp_path, digits):
+    plain, averaged = (
+        load_checkpoint(run(tmp_path / ema, digits, extra=["--training.ema_decay", ema]))[0]
+        for ema in ("0.0", "0.99")
+    )
+    assert not torch.equal(plain.state_dict()["head.weight"], averaged.state_dict()["head.weight"])
+
+
+class TwoNetworks(Defense):
+    """A method with a second network: built, optimised and resumed by the same loop."""
+
+    extra_networks: ClassVar = {"natural": "small_cnn"}
+
+    def objective(self, networks, batch):
+        guide, robust = networks["natural"](batch.x), networks[ROBUST](batch.x)
+        loss = nn.functional.cross_entropy(guide, batch.y) + (guide - robust).square().mean()
+        return Objective(loss, {"guide": guide.detach().abs().mean()})
+
+
+def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
+    recipe = load_recipe("digits_standard", [*QUICK, "--training.epochs", "2"])
+    two = type(recipe)(**{**vars(recipe), "defense": TwoNetworks()})
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    train(two, digits, out=folders[0], device=CPU, threads=1)
+    with pytest.raises(Killed):
+        train(two, digits, out=folders[1], device=CPU, threads=1, progress=kill_at(13))
+    train(two, digits, out=folders[1], device=CPU, threads=1)
+    for name in FILES:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    state = torch.load(folders[0] / "state.pt", weights_only=True)
+    roles = state["networks"]
+    assert not torch.equal(roles["natural"]["head.weight"], roles[ROBUST]["head.weight"])
+    assert len(state["optimizer"]["param_groups"][0]["params"]) == 2 * len(
+        list(load_checkpoint(folders[0] / "best")[0].parameters())
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_batch(tmp_path, digits):
+    with pytest.raises(InputError, match=r"not finite at (step|epoch 1)"):
+        run(tmp_path / "r", digits, "digits_pgd_at", extra=["--optimizer.lr", "1e30"])
+    with pytest.raises(InputError, match=r"training loss is not finite at epoch 1, batch [1-9]"):
+        run(tmp_path / "s", digits, "digits_standard", extra=["--optimizer.lr", "1e30"])
+    assert not (tmp_path / "s" / "best").exists()
+
+
+def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(tmp_path, digits):
+    run(tmp_path / "r", digits, epochs=1)
+    before = (tmp_path / "r/best/model.safetensors").read_bytes()
+    with pytest.raises(LedgerMismatchError, match=r"recipe.training.epochs: 1 there, 2 now"):
+        run(tmp_path / "r", digits, epochs=2)
+    assert (tmp_path / "r/best/model.safetensors").read_bytes() == before
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path, digits):
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(InputError, match="not empty and no run folder"):
+        run(tmp_path, digits)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "recipe.json"])
+def test_damaged_files_are_one_line(tmp_path, digits, name):
+    run(tmp_path / "r", digits, epochs=1)
+    path = tmp_path / "r" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=name) as caught:
+        run(tmp_path / "r", digits, epochs=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_validation_split_that_leaves_nothing_is_refused(tmp_path, digits):
+    with pytest.raises(InputError, match="leaves nothing to train on"):
+        run(tmp_path / "r", digits, extra=["--data.validation", "5000"])
+
+
+def test_seeds_matter_and_repeat(tmp_path, digits):
+    weights = [
+        (run(tmp_path / f"{i}", digits, epochs=1, extra=["--training.seed", seed])
+         / "model.safetensors").read_bytes()
+        for i, seed in enumerate(("0", "0", "1"))
+    ]  # fmt: skip
+    assert weights[0] == weights[1] != weights[2]
