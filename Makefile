@@ -98,8 +98,9 @@ $(WHEEL_VENV)/.installed: dist/.built
 	rm -rf $(WHEEL_VENV)
 	$(BIN)/python -m venv --without-pip $(WHEEL_VENV)
 	$(BIN)/python -m pip --python $(WHEEL_VENV)/bin/python install --quiet --no-deps dist/*.whl
-	site='import sysconfig as s; print(s.get_path("purelib"), s.get_path("platlib"), sep="\n")'; \
-	$(BIN)/python -c "$$site" > "$$($(WHEEL_VENV)/bin/python -c "$$site" | head -1)/dependencies.pth"
+	paths='import sysconfig as s; print(s.get_path("purelib"), s.get_path("platlib"), sep="\n")'; \
+	target=$$($(WHEEL_VENV)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))'); \
+	$(BIN)/python -c "$$paths" > "$$target/dependencies.pth"
 	@touch $@
 
 $(AUDIT_VENV)/.installed: constraints.txt

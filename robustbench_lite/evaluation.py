@@ -22,6 +22,7 @@ from robustbench_lite.attacks.run_attack import check_attack, run_attack
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
 from robustbench_lite.errors import InputError
+from robustbench_lite.flags import EXAMPLES, measure_flags
 from robustbench_lite.ledger import CLEAN, Header, Ledger, check_environment, open_ledger
 from robustbench_lite.model_source import LoadedModel, check_model_contract
 from robustbench_lite.numerics import deterministic, device_name
@@ -218,12 +219,15 @@ class _Evaluation:
     ) -> None:
         specs = {spec.name: spec for spec in self.protocol.attacks}
         missing = self.ledger.missing(list(specs), self.chunks)
-        if not missing:
+        if not missing and self.ledger.checks_path.exists():
             return
         check_environment(self.ledger, now)
         total = self.chunks * (len(specs) + 1)
         with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
             self._check_model()
+            self.ledger.write_checks(
+                measure_flags(self.model, self.data.pixels(slice(0, EXAMPLES)))
+            )
             for done, (chunk, attack) in enumerate(missing, start=total - len(missing) + 1):
                 begin = time.perf_counter()
                 broken = self._do_part(chunk, specs.get(attack))

@@ -1,9 +1,9 @@
 """The ledger: one Parquet part per finished (attack, chunk); resume is doing what has no part.
 
 A result folder holds `header.json` (the terms, fixed at the start), a Parquet file per part under
-`parts/<attack>/`, optionally its images under `evidence/<attack>/`, and, when all parts are there,
-`result.json` and `examples.parquet`, both pure functions of header and parts. Seconds live in
-`timing.json`.
+`parts/<attack>/`, optionally its images under `evidence/<attack>/`, `checks.json` (what the flags
+are raised by), and, when all parts are there, `result.json` and `examples.parquet`, both pure
+functions of the former. Seconds live in `timing.json`.
 """
 
 from __future__ import annotations
@@ -93,6 +93,29 @@ class Ledger:
         """What is left to do, as (chunk, attack), chunk by chunk, the clean pass first."""
         everything = [(chunk, attack) for chunk in range(chunks) for attack in (CLEAN, *attacks)]
         return [(chunk, attack) for chunk, attack in everything if not self.has_part(attack, chunk)]
+
+    @property
+    def checks_path(self) -> Path:
+        return self.folder / "checks.json"
+
+    def write_checks(self, values: Mapping[str, float]) -> None:
+        """Store the value of every flag's check."""
+        write_json(self.checks_path, values)
+
+    def read_checks(self) -> dict[str, float]:
+        """The values stored by `write_checks`.
+
+        Raises:
+            InputError: when the file is missing or damaged.
+        """
+        try:
+            values = json.loads(self.checks_path.read_text(encoding="utf-8"))
+            return {name: float(value) for name, value in values.items()}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"{self.checks_path} cannot be read ({first_line(error)}); remove it and run the "
+                "same command again"
+            ) from error
 
     def write_part(
         self, attack: str, chunk: int, rows: pandas.DataFrame, images: torch.Tensor | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustbench_lite.errors import InputError
+from robustbench_lite.flags import raised
 from robustbench_lite.ledger import CLEAN, SCHEMA_VERSION, Ledger
 from robustbench_lite.storage import write_atomically, write_json
 
@@ -83,6 +84,8 @@ def _summary(
             "backwards": float(rows["backwards"].mean()) if len(rows) else 0.0,
         }
         packed[name] = pack_outcomes(list(robust.values()))
+    checks = ledger.read_checks()
+    flags = raised(checks)
     identity, about = dict(header.identity), dict(header.about)
     environment = dict(header.environment)
     return {
@@ -103,8 +106,9 @@ def _summary(
             "clean": pack_outcomes(list(correct.values())),
             "attacks": packed,
         },
-        "flags": [],
-        "status": "verified",
+        "flags": flags,
+        "checks": checks,
+        "status": "unverified" if flags else "verified",
         "settings": dict(header.settings),
         "git_commit": environment.pop("git_commit"),
         "environment": environment,

@@ -1,0 +1,95 @@
+"""`kill -9` in the middle, with real processes: the same command ends with the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def start(arguments, folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "robustbench_lite", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(arguments, folder):
+    process = start(arguments, folder)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def kill_when(arguments, folder, ready):
+    """Start, wait until `ready()`, SIGKILL; fails if the process ended by itself before that."""
+    process = start(arguments, folder)
+    deadline = time.monotonic() + 200
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing to kill appeared"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def same(whole, broken, names):
+    for name in names:
+        assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
+
+
+COMMON = ["--protocol", "linf_quick", "--eps", "0.1", "--n", "360", "--threads", "1"]
+COMMON += ["--chunk-size", "30", "--batch-size", "30", "--out"]
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint, tmp_path_factory):
+    """The result folder of an evaluation that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    finish(["evaluate", str(checkpoint), *COMMON, "whole"], folder)
+    return folder / "whole"
+
+
+@pytest.mark.parametrize("after", [1, 6])
+def test_a_killed_evaluation_ends_with_the_same_bytes(checkpoint, whole, tmp_path, after):
+    command = ["evaluate", str(checkpoint), *COMMON]
+    broken = tmp_path / "broken"
+    kill_when(
+        [*command, "broken"],
+        tmp_path,
+        lambda: len(list(broken.glob("parts/*/*.parquet"))) >= after,
+    )
+    assert not (broken / "result.json").exists(), "killed before the end"
+    done = {path: path.stat().st_mtime_ns for path in broken.glob("parts/*/*.parquet")}
+    finish([*command, "broken"], tmp_path)
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items()), "nothing redone"
+    parts = [str(p.relative_to(broken)) for p in broken.glob("parts/*/*.parquet")]
+    assert len(parts) == 12 * 3
+    same(whole, broken, ["result.json", "examples.parquet", "header.json", *parts])
+
+
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
+    command = ["train", "digits_pgd_at", "--threads", "1", "--training.epochs", "3"]
+    command += ["--defense.crafting.steps", "3", "--validation.every", "1", "--out"]
+    finish([*command, "whole"], tmp_path)
+    broken = tmp_path / "broken"
+    kill_when([*command, "broken"], tmp_path, (broken / "metrics.jsonl").exists)
+    assert not (broken / "last").exists(), "killed before the end"
+    finish([*command, "broken"], tmp_path)
+    names = ["model.safetensors", "card.json"]
+    same(
+        tmp_path / "whole",
+        broken,
+        ["metrics.jsonl", *(f"{kind}/{name}" for kind in ("best", "last") for name in names)],
+    )
