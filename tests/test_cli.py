@@ -166,6 +166,20 @@ def test_bad_checkpoints_are_one_line(capsys, checkpoint, change, words):
     assert not Path("results").exists()
 
 
+def test_import_takes_options_of_the_architecture_and_its_checkpoint_evaluates(capsys):
+    from robustbench_lite.models import build_model
+
+    common = {"num_classes": 10, "in_channels": 1, "image_size": (8, 8), "mean": None, "std": None}
+    model = build_model("preact_resnet18", **common, final_bn=False)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, "w.pth")
+    command = ["import", "w.pth", "--arch", "preact_resnet18", "--dataset", "digits"]
+    command += ["--normalization", "none", "--out", "c"]
+    assert "final_bn" in complaint(capsys, *command, "--option", "final_bn")
+    assert main([*command, "--option", "final_bn=false"]) == 0
+    assert "11,1" in capsys.readouterr().out  # millions of parameters
+    assert main(["evaluate", "c", *QUICK]) == 0
+
+
 class Malicious:
     def __reduce__(self):
         return (os.system, ("touch pwned",))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
+
+from robustbench_lite.attacks.errors import InputError
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,7 +27,19 @@ def run(arguments: argparse.Namespace) -> None:
         dataset=info.name,
         name=arguments.name or Path(arguments.weights).stem,
         out=Path(arguments.out),
-        architecture_kwargs={},
+        architecture_kwargs=dict(_option(text) for text in arguments.option),
+        entry=arguments.entry,
     )
     print(report)
     print(f"checkpoint: {arguments.out}")
+
+
+def _option(text: str) -> tuple[str, object]:
+    """`final_bn=false` to ("final_bn", False); what is no TOML value is a string."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise InputError(f"--option {text!r} is not KEY=VALUE")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value

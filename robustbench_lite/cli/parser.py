@@ -165,6 +165,14 @@ def _import(commands: _Commands[_Parser]) -> None:
         choices=("none", "dataset"),
         help="none: the network takes [0, 1] images (TRADES, LBGAT); dataset: its usual mean, std",
     )
+    parser.add_argument("--entry", metavar="KEY", help="which weights, when the file holds several")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the architecture, such as final_bn=false; may be repeated",
+    )
     parser.add_argument("--name", help="default: the file's stem")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder to write")
 
