@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -99,8 +100,7 @@ def pgd(
             return _Scored(x_adv.detach(), values, logits.detach().argmax(dim=1) != y)
 
         for restart in range(restarts):
-            place = {"ids": ids, "seed": seed, "stream": stream, "restart": restart}
-            x_adv = _start(x, norm, eps, start, **place)
+            x_adv = _start(x, norm, eps, start, ids=ids, seed=seed, stream=stream, restart=restart)
             if steps == 0 or keep != "last":  # no step will bring it inside
                 x_adv = project(x_adv, x, norm=norm, eps=eps) if steps else x_adv.clamp(0.0, 1.0)
             trail: _Scored | None = None
@@ -170,16 +170,17 @@ def _start(
     stream: str,
     restart: int,
 ) -> Tensor:
-    place = {"ids": ids, "seed": seed, "stream": stream, "restart": restart}
+    draw_normal = partial(normal, ids=ids, seed=seed, stream=stream, restart=restart)
+    draw_uniform = partial(uniform, ids=ids, seed=seed, stream=stream, restart=restart)
     if start == "none":
         return x
     if start == "gaussian":
-        return x + 0.001 * normal(x.shape, step=0, **place).to(x.dtype)
+        return x + 0.001 * draw_normal(x.shape, step=0).to(x.dtype)
     if norm == "Linf":
-        noise = (2.0 * uniform(x.shape, step=0, **place).to(x.dtype) - 1.0) * eps
+        noise = (2.0 * draw_uniform(x.shape, step=0).to(x.dtype) - 1.0) * eps
         return (x + noise).clamp(0.0, 1.0)
-    direction = normal(x.shape, step=0, **place).to(x.dtype)
-    radius = uniform(x[:, :1, :1, :1].shape, step=1, **place).to(x.dtype) * eps
+    direction = draw_normal(x.shape, step=0).to(x.dtype)
+    radius = draw_uniform(x[:, :1, :1, :1].shape, step=1).to(x.dtype) * eps
     noise = direction / per_example(l2_norm(direction), x) * radius
     return (x + noise).clamp(0.0, 1.0)
 

@@ -15,7 +15,8 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 
 def l2_norm(delta: Tensor) -> Tensor:
     """Euclidean norm of each example: (B, ...) to (B,)."""
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return norms
 
 
 def linf_norm(delta: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def reference_autoattack(
         InputError: for an unknown version, or fewer than 4 classes with a targeted version: the
             targeted DLR loss needs them. From 4 to 9 classes the targets are the K - 1 wrong ones.
     """
-    from pyautoattack import AutoAttack
+    from pyautoattack import AutoAttack  # type: ignore[import-untyped]
 
     if version not in VERSIONS:
         raise InputError(f"version={version!r} is unknown; available: {', '.join(VERSIONS)}")
@@ -65,5 +65,5 @@ def reference_autoattack(
         # Nine targets by default; a network of fewer classes has only K - 1 wrong ones.
         attack.apgd_targeted.n_target_classes = min(9, n_classes - 1)
         attack.fab.n_target_classes = min(9, n_classes - 1)
-        x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch_size)
+        x_adv: Tensor = attack.run_standard_evaluation(x, y, batch_size=batch_size)[0]
     return x_adv.detach()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +51,14 @@ def torchattacks_attack(
     Raises:
         InputError: for a name or argument that torchattacks does not have.
     """
-    import torchattacks
+    import torchattacks  # type: ignore[import-untyped]
 
-    names = {key: cls for key, cls in vars(torchattacks).items() if inspect.isclass(cls)}
+    names: dict[str, Callable[..., Any]] = {
+        key: cls for key, cls in vars(torchattacks).items() if inspect.isclass(cls)
+    }
     if name not in names:
         raise InputError(unknown_name("torchattacks attack", name, names))
-    accepted = inspect.signature(names[name].__init__).parameters
+    accepted = inspect.signature(names[name]).parameters
     arguments = dict(params)
     arguments.update({k: v for k, v in (("eps", eps), ("norm", norm)) if k in accepted})
     if "seed" in accepted:
@@ -66,7 +69,8 @@ def torchattacks_attack(
     devices = [x.device] if x.device.type == "cuda" else []
     with attacked(model), torch.random.fork_rng(devices=devices), torch.enable_grad():
         torch.manual_seed(fold_seed(seed, "torchattacks", name, int(ids[0])) % 2**63)
-        return names[name](model_view, **arguments)(x, y).detach()
+        x_adv: Tensor = names[name](model_view, **arguments)(x, y)
+    return x_adv.detach()
 
 
 class _FirstParameterDevice(nn.Module):
@@ -79,4 +83,5 @@ class _FirstParameterDevice(nn.Module):
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        logits: Tensor = self.model(x)
+        return logits

@@ -1,5 +1,11 @@
-"""robustbench_lite: train adversarial defenses, attack them, rank them with uncertainty."""
+"""robustbench_lite: train adversarial defenses, attack them, rank them with uncertainty.
 
+The names below are imported when first used; `import robustbench_lite` alone imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module as _import_module
 from pathlib import Path as _Path
 
 __version__ = "0.1.0"
@@ -9,3 +15,27 @@ __version__ = "0.1.0"
 _checkout = _Path(__file__).resolve().parent.parent
 if (_checkout / "setup.cfg").is_file():
     __path__.append(str(_checkout))
+
+_EXPORTS = {
+    "InputError": "robustbench_lite.errors",
+    "Settings": "robustbench_lite.evaluation",
+    "evaluate": "robustbench_lite.evaluation",
+    "load_checkpoint": "robustbench_lite.checkpoint",
+    "load_protocol": "robustbench_lite.attacks.protocol",
+    "load_recipe": "robustbench_lite.recipe",
+    "load_split": "robustbench_lite.datasets",
+    "resolve_model": "robustbench_lite.model_source",
+    "train": "robustbench_lite.training",
+    "verify": "robustbench_lite.verifier",
+}
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> object:
+    if name in _EXPORTS:
+        return getattr(_import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -23,7 +23,7 @@ class PassCounter(nn.Module):
         self.forwards += len(x)
         logits: Tensor = self.model(x)
         if logits.requires_grad:
-            logits.register_hook(self._count_backward)
+            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return logits
 
     def _count_backward(self, gradient: Tensor) -> None:

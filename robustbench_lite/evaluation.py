@@ -6,13 +6,13 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas
+import pandas  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
@@ -215,7 +215,7 @@ class _Evaluation:
         self.chunks = -(-n // self.chunk_size)
 
     def do_missing(
-        self, progress: Callable[[Progress], None] | None, *, now: dict[str, object]
+        self, progress: Callable[[Progress], None] | None, *, now: Mapping[str, object]
     ) -> None:
         specs = {spec.name: spec for spec in self.protocol.attacks}
         missing = self.ledger.missing(list(specs), self.chunks)

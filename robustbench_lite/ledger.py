@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import InputError, LedgerMismatchError
-from robustbench_lite.storage import write_atomically, write_json
+from robustbench_lite.storage import write_atomically, write_bytes, write_json
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
     import torch
 
 SCHEMA_VERSION = 1
@@ -121,17 +121,15 @@ class Ledger:
         self, attack: str, chunk: int, rows: pandas.DataFrame, images: torch.Tensor | None
     ) -> None:
         """Store a finished part; images (N, C, H, W), if any, go to disk before the verdicts."""
-        import pyarrow
-        import pyarrow.parquet
-        from safetensors.torch import save_file
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
+        from safetensors.torch import save
 
         schema = pyarrow.schema(list(COLUMNS.items()))
         table = pyarrow.Table.from_pandas(rows, schema=schema, preserve_index=False)
         if images is not None:
             tensors = {"x_adv": images.contiguous().cpu()}
-            write_atomically(
-                self.evidence_path(attack, chunk), lambda path: save_file(tensors, path)
-            )
+            write_bytes(self.evidence_path(attack, chunk), save(tensors))
         write_atomically(
             self.part_path(attack, chunk), lambda path: pyarrow.parquet.write_table(table, path)
         )

@@ -10,7 +10,7 @@ from robustbench_lite.ledger import CLEAN, SCHEMA_VERSION, Ledger
 from robustbench_lite.storage import write_atomically, write_json
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
 
 
 def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, object]:
@@ -29,8 +29,8 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
         InputError: when parts are missing or do not belong together.
     """
     import pandas
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     if missing := ledger.missing(attacks, chunks):
         chunk, attack = missing[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.numerics import device_name
 from robustbench_lite.provenance import current_versions, git_commit
 from robustbench_lite.recipe import Recipe
-from robustbench_lite.storage import write_atomically, write_json, write_text
+from robustbench_lite.storage import write_bytes, write_json, write_text
 
 
 class RunFolder:
@@ -65,7 +66,10 @@ class RunFolder:
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Store what resuming needs; plain tensors, numbers, lists and dicts only."""
-        write_atomically(self.path / "state.pt", lambda file: torch.save(dict(state), file))
+        # By way of memory: torch's own file writer hides a full disk behind an internal error.
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_bytes(self.path / "state.pt", buffer.getbuffer())
         self.write_metrics(state["metrics"])
 
     def load_state(self, device: torch.device) -> dict[str, Any] | None:

@@ -38,18 +38,23 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write bytes atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_atomically(path, write)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_atomically(path, lambda temporary: _write_bytes(temporary, text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Write JSON atomically: two-space indent, keys in the order given, newline at the end."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _storage_error(path: Path, error: BaseException) -> StorageError | None:

@@ -105,7 +105,8 @@ class _Run:
         if decay := recipe.training.ema_decay:
             # Its module's BatchNorm statistics are copied, not averaged, at each update.
             self.averaged = AveragedModel(
-                self.networks[ROBUST], multi_avg_fn=get_ema_multi_avg_fn(decay)
+                self.networks[ROBUST],
+                multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
             )
         self.epoch = 0
         self.metrics: list[dict[str, float]] = []

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robustbench_lite import checkpoint, folder_swap, provenance
+from robustbench_lite import folder_swap, provenance
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.checkpoint import (
     Card,
@@ -208,14 +208,16 @@ def test_full_disk_loses_nothing_and_leaves_no_rest(
         save_checkpoint(tmp_path / "ckpt", model, card_of(model))
         before = checkpoint_hash(tmp_path / "ckpt")
 
-    def full(_tensors: object, path: Path, metadata: object) -> None:
-        Path(path).write_bytes(b"half a file")
+    def full(path: Path, _data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(b"half a file")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
     other = build(seed=1)
-    with pytest.raises(InputError, match=r"No space left on device.*unchanged; free space"):
-        save_checkpoint(tmp_path / "ckpt", other, card_of(other))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(InputError, match=r"No space left on device.*unchanged; free space"):
+            save_checkpoint(tmp_path / "ckpt", other, card_of(other))
     assert os.listdir(tmp_path) == (["ckpt"] if there_before else [])
     if there_before:
         assert checkpoint_hash(tmp_path / "ckpt") == before

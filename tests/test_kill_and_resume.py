@@ -1,6 +1,7 @@
 """`kill -9` in the middle, with real processes: the same command ends with the same bytes."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def start(arguments, folder):
+def start(arguments, folder, before=None):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [sys.executable, "-m", "robustbench_lite", *arguments],
@@ -21,6 +22,7 @@ def start(arguments, folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=before,
     )
 
 
@@ -93,3 +95,22 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
         broken,
         ["metrics.jsonl", *(f"{kind}/{name}" for kind in ("best", "last") for name in names)],
     )
+
+
+def test_a_disk_that_fills_up_ends_in_one_line_and_training_goes_on_after(tmp_path):
+    """A real failing write: no file may grow beyond 100 kB, and the state is larger than that."""
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    command = ["train", "digits_standard", "--threads", "1", "--training.epochs", "1", "--out", "r"]
+    process = start(command, tmp_path, before=small_files)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 2
+    assert err.startswith("rbl: error: cannot write r/state.pt: File too large")
+    assert err.count("\n") == 1
+    left = [path.name for path in (tmp_path / "r").iterdir()]
+    assert sorted(left) == ["best", "recipe.json"], "nothing half-written, the best kept"
+    finish(command, tmp_path)
+    assert (tmp_path / "r" / "last" / "model.safetensors").exists()

@@ -293,6 +293,17 @@ def test_the_two_chosen_pins_are_spelled_as_chosen() -> None:
     assert _pins()["torchattacks"] == "3.3.0"  # 3.5.x declares requests 2.25.1 and torchvision
 
 
+def test_the_page_on_dependencies_has_a_row_with_the_pin_of_each() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w.-]+) \| (\d[\w.]*) \|", text, re.MULTILINE))
+    pins = {canonicalize_name(name): version for name, version in _pins().items()}
+    for requirement in _requirements(*_setup()["options.extras_require"]):
+        assert requirement.name in rows, f"docs/dependencies.md lacks {requirement.name}"
+    assert {name: pins[name] for name in rows} == rows
+    for name, version in re.findall(r"\b(setuptools|filelock|PyYAML|fonttools)\s(\d\S+\d)", text):
+        assert pins[canonicalize_name(name)] == version
+
+
 # -- the checkout's shim -------------------------------------------------------------------------
 
 

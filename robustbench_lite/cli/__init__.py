@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from robustbench_lite.attacks.errors import InputError
     from robustbench_lite.leaderboard.errors import ResultError
 
+    # Before torch is imported: OpenMP threads that sleep while they wait, instead of spinning.
+    # On a machine with other work to do, spinning makes small networks many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments, rest = build_parser().parse_known_args(argv)
         if rest and not arguments.takes_overrides:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from robustbench_lite.attacks.registry import Entry
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Print every name of a kind with its line and source."""
@@ -28,7 +30,7 @@ def _rows(kind: str) -> list[tuple[str, str, str]]:
     return [(name, entry.summary, entry.source) for name, entry in _registry(kind).items()]
 
 
-def _registry(kind: str) -> Mapping[str, object]:
+def _registry(kind: str) -> Mapping[str, Entry]:
     if kind == "attacks":
         from robustbench_lite.attacks.catalogue import ATTACKS
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def training_bar(title: str) -> Callable[[TrainingProgress], None]:
     """A bar over all batches of a run, with the last validation's robust accuracy."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     bar: tqdm[None] | None = None
 
