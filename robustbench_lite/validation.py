@@ -51,6 +51,6 @@ def validate(
     attacked = verify(model, x, x_adv, y, threat=threat, batch_size=_BATCH)
     robust = ~clean.broken & ~attacked.broken
     return {
-        "clean_accuracy": 1.0 - clean.broken.double().mean().item(),
+        "clean_accuracy": (~clean.broken).double().mean().item(),
         "robust_accuracy": robust.double().mean().item(),
     }

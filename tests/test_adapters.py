@@ -173,6 +173,31 @@ def test_the_reference_is_pyautoattack_with_our_seed(trained, images):
     assert torch.equal(ours, expected[correct])
 
 
+def test_the_reference_gets_our_seed_and_radius(trained, images, monkeypatch):
+    given = {}
+    original = pyautoattack.AutoAttack.__init__
+
+    def spy(self, model, **options):
+        given.update(options)
+        original(self, model, **options)
+        self.attacks_to_run = ["apgd-ce"]
+
+    monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", spy)
+    x, y = images
+    reference_autoattack(
+        trained,
+        x,
+        y,
+        version="standard",
+        norm="L2",
+        eps=0.2,
+        ids=torch.arange(len(x)),
+        seed=7,
+        batch_size=4,
+    )
+    assert (given["seed"], given["eps"], given["norm"]) == (7, 0.2, "L2")
+
+
 @pytest.mark.parametrize(
     ("version", "classes", "message"),
     [("fast", 5, "version='fast'"), ("standard", 3, "at least 4 classes")],

@@ -90,6 +90,45 @@ def test_an_interrupted_run_ends_with_the_same_bytes(source, digits, tmp_path):
         assert whole.read_bytes() == broken.read_bytes(), name
 
 
+class Noisy(nn.Module):
+    """Draws from torch's own generator at each pass, as a randomised defense does."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        logits = self.model(x)
+        return logits + torch.randn_like(logits)
+
+
+def test_an_interrupted_run_of_a_randomised_model_ends_with_the_same_bytes(
+    source, digits, tmp_path
+):
+    noisy = factory(Noisy(source.model))
+    run(noisy, digits, tmp_path / "whole")
+    run(noisy, digits, tmp_path / "broken")
+    for lost in ("pgd20_ce/00001.parquet", "clean/00002.parquet"):
+        (tmp_path / "broken" / "parts" / lost).unlink()
+    run(noisy, digits, tmp_path / "broken")
+    for name in ("parts/pgd20_ce/00001.parquet", "parts/clean/00002.parquet"):
+        whole, broken = (tmp_path / folder / name for folder in ("whole", "broken"))
+        assert whole.read_bytes() == broken.read_bytes(), name
+
+
+@pytest.mark.parametrize("order", [("pgd", "fgsm"), ("fgsm", "pgd")])
+def test_robust_means_broken_by_no_attack_in_any_order(source, digits, tmp_path, order):
+    params = {"loss": "ce", "steps": 10, "alpha": 0.02, "restarts": 1}
+    params |= {"start": "none", "keep": "best_loss"}
+    specs = tuple(AttackSpec(a, a, a, params if a == "pgd" else {}) for a in order)
+    threat = ThreatModel("Linf", parse_eps("0.1"))
+    protocol = Protocol("p", 1, threat, "ours", 1, specs, "")
+    result = run(source, digits, tmp_path / "r", protocol=protocol)
+    alone = {name: result["attacks"][name]["correct"] for name in order}
+    assert alone["pgd"] < alone["fgsm"]
+    assert result["robust_accuracy"]["correct"] <= alone["pgd"]
+
+
 def test_a_second_identical_call_computes_nothing(source, digits, tmp_path, monkeypatch):
     first = run(source, digits, tmp_path / "r")
     monkeypatch.setattr(

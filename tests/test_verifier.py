@@ -93,6 +93,17 @@ def test_randomised_models_are_judged_by_majority():
     assert not judge(0.01, model=Coin(2), passes=5).broken.item()
 
 
+def test_half_of_the_passes_is_no_majority():
+    class Alternating(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return torch.tensor([[0.0, (-1.0) ** self.calls]]).expand(len(x), 2)
+
+    assert not judge(0.01, model=Alternating(), passes=4).broken.item()
+
+
 def test_half_precision_images_are_refused():
     x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     with pytest.raises(TypeError, match="float32"):
