@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import margin
 from robustbench_lite.attacks.model_state import attacked
@@ -73,6 +76,16 @@ def cw_l2(
             lower = torch.where(success, lower, torch.maximum(lower, c))
             c = torch.where(torch.isinf(upper), c * 10.0, (lower + upper) / 2.0)
     return best
+
+
+def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
+    """Raise InputError for parameters that are no numbers of the right kind."""
+    for key in ("steps", "search_steps"):
+        if not isinstance(params[key], int):
+            raise InputError(f"{key}={params[key]!r} must be an integer")
+    for key in ("kappa", "lr", "initial_c"):
+        if not isinstance(params[key], int | float):
+            raise InputError(f"{key}={params[key]!r} must be a number")
 
 
 def _minimise(

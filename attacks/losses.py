@@ -55,20 +55,29 @@ def kl_to_clean(logits: Tensor, clean_logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
+def check_loss(name: str, kappa: object) -> None:
+    """Raise InputError for an unknown loss, or a margin without its kappa."""
+    if name not in LOSSES:
+        raise InputError(f"unknown loss {name!r}; available: {', '.join(LOSSES)}")
+    if name == "margin" and not isinstance(kappa, int | float):
+        raise InputError(
+            f"loss 'margin' needs kappa, a number: 50 in the CW columns of defense papers; "
+            f"got {kappa!r}"
+        )
+
+
 def attack_loss(
     name: str, logits: Tensor, y: Tensor, *, clean_logits: Tensor | None, kappa: float | None
 ) -> Tensor:
     """The loss called `name`, per example (B,); `kl` needs `clean_logits`, `margin` a `kappa`."""
     if name == "ce":
         return cross_entropy(logits, y)
+    check_loss(name, kappa)
     if name == "margin":
-        if kappa is None:
-            raise InputError("loss 'margin' needs kappa: 50 in the CW columns of defense papers")
+        assert kappa is not None
         return clipped_margin(logits, y, kappa=kappa)
     if name == "dlr":
         return dlr(logits, y)
-    if name == "kl":
-        if clean_logits is None:
-            raise InputError("loss 'kl' needs the clean logits")
-        return kl_to_clean(logits, clean_logits)
-    raise InputError(f"unknown loss {name!r}; available: {', '.join(LOSSES)}")
+    if clean_logits is None:
+        raise InputError("loss 'kl' needs the clean logits")
+    return kl_to_clean(logits, clean_logits)

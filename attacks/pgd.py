@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
-from robustbench_lite.attacks.losses import attack_loss
+from robustbench_lite.attacks.losses import attack_loss, check_loss
 from robustbench_lite.attacks.model_state import BnMode, attacked
 from robustbench_lite.attacks.projections import (
     l2_norm,
@@ -88,6 +88,7 @@ def pgd(
         restart, and one for the clean output with the KL loss.
     """
     _check(norm=norm, steps=steps, restarts=restarts, start=start, keep=keep)
+    check_loss(loss, kappa)
     kept: _Scored | None = None
     with attacked(model, mode=mode):
         clean_logits = _forward(model, x) if loss == "kl" else None
@@ -183,6 +184,18 @@ def _start(
     radius = draw_uniform(x[:, :1, :1, :1].shape, step=1).to(x.dtype) * eps
     noise = direction / per_example(l2_norm(direction), x) * radius
     return (x + noise).clamp(0.0, 1.0)
+
+
+def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
+    """Raise InputError when a protocol's parameters make no PGD on `num_classes` classes."""
+    steps, restarts = params["steps"], params["restarts"]
+    if not (isinstance(steps, int) and isinstance(restarts, int)):
+        raise InputError(f"steps={steps!r} and restarts={restarts!r} must be integers")
+    start, keep = str(params["start"]), str(params["keep"])
+    _check(norm=str(params["norm"]), steps=steps, restarts=restarts, start=start, keep=keep)
+    check_loss(str(params["loss"]), params.get("kappa"))
+    if params["loss"] == "dlr" and num_classes < 3:
+        raise InputError(f"the DLR loss needs at least 3 classes, the data has {num_classes}")
 
 
 def _check(*, norm: str, steps: int, restarts: int, start: str, keep: str) -> None:

@@ -34,14 +34,16 @@ def project(x_adv: Tensor, x: Tensor, *, norm: Norm, eps: float) -> Tensor:
         eps: radius in [0, 1] units.
 
     Returns:
-        (B, C, H, W). For Linf the exact projection onto ball and box; for L2 ball first, box
-        second, which stays in both because the centre is in the box.
+        (B, C, H, W). For Linf the exact projection onto ball and box; for L2 onto the ball of
+        radius eps (1 - 1e-6) first, then the box, which stays in both because the centre is in it.
     """
     if norm == "Linf":
         return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0.0, 1.0)
     delta = x_adv - x
-    # The tiny constant keeps 0/0 away; points inside the ball get factor 1 exactly.
-    factor = (eps / l2_norm(delta).clamp_min(1e-30)).clamp_max(1.0)
+    size = l2_norm(delta)
+    # A millionth inside, so that float32 rounding of x + delta cannot leave the ball again;
+    # points inside already get factor 1 exactly.
+    factor = torch.where(size > eps, eps * (1.0 - 1e-6) / size.clamp_min(1e-30), 1.0)
     return (x + delta * per_example(factor, delta)).clamp(0.0, 1.0)
 
 
@@ -49,4 +51,7 @@ def steepest_ascent(gradient: Tensor, *, norm: Norm) -> Tensor:
     """Unit step of steepest ascent: sign for Linf, normalised gradient for L2 (0 stays 0)."""
     if norm == "Linf":
         return gradient.sign()
-    return gradient / per_example(l2_norm(gradient).clamp_min(1e-30), gradient)
+    # Scaled by the largest entry first: squares of tiny gradients would underflow to 0.
+    largest = linf_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    scaled = gradient / per_example(largest, gradient)
+    return scaled / per_example(l2_norm(scaled).clamp_min(1e-30), gradient)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.registry import unknown_name
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 
-_KEYS = {"id", "version", "norm", "engine", "summary", "passes", "attacks"}
+_TYPES = {
+    "id": str,
+    "version": int,
+    "norm": str,
+    "engine": str,
+    "summary": str,
+    "passes": int,
+    "attacks": list,
+}
 ENGINES = ("ours", "reference")
 
 
@@ -123,47 +133,64 @@ def load_protocol(name: str, *, eps: str | float | Fraction | None) -> Protocol:
         raise InputError(unknown_name("protocol", name, shipped))
     data = _read(path)
     if eps is None:
-        eps = data.get("eps")  # type: ignore[assignment]
+        eps = data.get("eps")
     if eps is None:
         raise InputError(f"protocol {name!r} names no radius: give --eps, such as --eps 8/255")
-    threat = ThreatModel(data["norm"], parse_eps(eps))  # type: ignore[arg-type]
+    threat = ThreatModel(data["norm"], parse_eps(eps))
     return Protocol(
-        name=str(data["id"]),
-        version=int(data["version"]),  # type: ignore[call-overload]
+        name=data["id"],
+        version=data["version"],
         threat=threat,
-        engine=str(data["engine"]),
-        passes=int(data["passes"]),  # type: ignore[call-overload]
-        attacks=tuple(_attack_spec(table, threat) for table in data["attacks"]),  # type: ignore[attr-defined]
-        summary=str(data["summary"]),
+        engine=data["engine"],
+        passes=data["passes"],
+        attacks=tuple(_attack_spec(table, threat) for table in data["attacks"]),
+        summary=data["summary"],
     )
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"protocol {path} is no valid TOML: {error}") from None
-    missing, unknown = _KEYS - set(data), set(data) - _KEYS - {"eps"}
+    missing, unknown = set(_TYPES) - set(data), set(data) - set(_TYPES) - {"eps"}
     if missing or unknown:
         wrong = [f"missing key {key!r}" for key in sorted(missing)]
         wrong += [f"unknown key {key!r}" for key in sorted(unknown)]
         raise InputError(f"protocol {path}: {', '.join(wrong)}")
+    for key, kind in _TYPES.items():
+        if not isinstance(data[key], kind) or isinstance(data[key], bool):
+            raise InputError(f"protocol {path}: {key}={data[key]!r} is no {kind.__name__}")
     if data["engine"] not in ENGINES:
         raise InputError(f"protocol {path}: engine={data['engine']!r}; allowed: {ENGINES}")
-    if not isinstance(data["passes"], int) or data["passes"] < 1:
-        raise InputError(f"protocol {path}: passes={data['passes']!r} must be an integer >= 1")
-    names = [table.get("name") for table in data["attacks"]]
-    if len(set(names)) < len(names) or "clean" in names or not names:
-        raise InputError(f"protocol {path}: attack names must be unique, none 'clean': {names}")
+    for key in ("version", "passes"):
+        if data[key] < 1:
+            raise InputError(f"protocol {path}: {key}={data[key]} must be at least 1")
+    _check_names(data, path)
     return data
 
 
-def _attack_spec(table: Mapping[str, object], threat: ThreatModel) -> AttackSpec:
+def _check_names(data: Mapping[str, Any], path: Path) -> None:
+    """Names become folders and columns: plain words, unique, none of them `clean`."""
+    tables = data["attacks"]
+    if not tables or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"protocol {path}: attacks must be tables: [[attacks]]")
+    names = [table.get("name") for table in tables]
+    if len(set(map(str, names))) < len(names) or "clean" in names:
+        raise InputError(f"protocol {path}: attack names must be unique, none 'clean': {names}")
+    for name in (data["id"], *names):
+        if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
+            raise InputError(f"protocol {path}: name {name!r} must be letters, digits and _")
+
+
+def _attack_spec(table: Mapping[str, Any], threat: ThreatModel) -> AttackSpec:
     params = dict(table)
     try:
         name, title, attack = (str(params.pop(key)) for key in ("name", "title", "attack"))
     except KeyError as error:
         raise InputError(f"attack {table.get('name', table)!r} has no key {error}") from None
+    if {"alpha", "alpha_over_eps"} <= set(params):
+        raise InputError(f"attack {name!r} gives both alpha and alpha_over_eps: choose one")
     if "alpha_over_eps" in params:
-        params["alpha"] = float(parse_eps(params.pop("alpha_over_eps")) * threat.eps)  # type: ignore[arg-type]
+        params["alpha"] = float(parse_eps(params.pop("alpha_over_eps")) * threat.eps)
     return AttackSpec(name, title, attack, params)

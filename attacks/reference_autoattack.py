@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -50,15 +52,9 @@ def reference_autoattack(
     """
     from pyautoattack import AutoAttack  # type: ignore[import-untyped]
 
-    if version not in VERSIONS:
-        raise InputError(f"version={version!r} is unknown; available: {', '.join(VERSIONS)}")
     with torch.no_grad(), attacked(model):
         n_classes = model(x[:1]).shape[1]
-    if version != "rand" and n_classes < 4:
-        raise InputError(
-            "reference AutoAttack needs at least 4 classes for its targeted DLR loss, "
-            f"the model has {n_classes}"
-        )
+    check_parameters("reference:autoattack", {"version": version}, n_classes)
     devices = [x.device] if x.device.type == "cuda" else []
     with attacked(model), torch.random.fork_rng(devices=devices), torch.enable_grad():
         attack = AutoAttack(model, norm=norm, eps=eps, version=version, seed=seed, device=x.device)
@@ -67,3 +63,15 @@ def reference_autoattack(
         attack.fab.n_target_classes = min(9, n_classes - 1)
         x_adv: Tensor = attack.run_standard_evaluation(x, y, batch_size=batch_size)[0]
     return x_adv.detach()
+
+
+def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
+    """Raise InputError for an unknown version, or too few classes for its targeted loss."""
+    version = params["version"]
+    if version not in VERSIONS:
+        raise InputError(f"version={version!r} is unknown; available: {', '.join(VERSIONS)}")
+    if version != "rand" and num_classes < 4:
+        raise InputError(
+            "reference AutoAttack needs at least 4 classes for its targeted DLR loss, "
+            f"the model has {num_classes}"
+        )

@@ -52,9 +52,20 @@ def run_attack(
     return out
 
 
-def check_attack(spec: AttackSpec, threat: ThreatModel) -> None:
-    """Raise InputError when the attack is unknown or its parameters do not fit it."""
-    _bind(spec, threat, batch_size=1)
+def check_attack(spec: AttackSpec, threat: ThreatModel, *, num_classes: int) -> None:
+    """Raise InputError when the attack is unknown or its parameters do not fit it.
+
+    An attack's module may have a `check_parameters(attack, params, num_classes)` of its own: it
+    says before any work what the attack would say in the middle of it.
+    """
+    function = _bind(spec, threat, batch_size=1)
+    module = inspect.getmodule(function.func)
+    if (check := getattr(module, "check_parameters", None)) is not None:
+        params = spec.params if spec.attack.startswith("torchattacks:") else function.keywords
+        try:
+            check(spec.attack, params, num_classes)
+        except InputError as error:
+            raise InputError(f"attack {spec.name!r}: {error}") from None
 
 
 def _slices(n: int, size: int) -> list[slice]:
@@ -76,6 +87,12 @@ def _bind(spec: AttackSpec, threat: ThreatModel, batch_size: int) -> partial[Ten
         "batch_size": batch_size,
         "stream": spec.name,
     }
+    # Evaluation is in eval mode; the rest is the protocol's or the harness's to say.
+    if taken := (set(given) | {"mode", "on_step", "ids", "seed"}) & set(spec.params):
+        raise InputError(
+            f"attack {spec.name!r} may not set {', '.join(sorted(taken))}: norm and eps are the "
+            "protocol's, the rest is not an attack's to choose"
+        )
     params.update({key: value for key, value in given.items() if key in accepted})
     needed = {
         key

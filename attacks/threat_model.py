@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from robustbench_lite.attacks.errors import InputError
 
 Norm = Literal["Linf", "L2"]
+_LARGEST = 10**6  # no image has a diameter like that
 NORMS: tuple[str, ...] = get_args(Norm)
 
 
@@ -30,6 +31,8 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
         raise InputError(
             f"eps={text!r} is no number: write a fraction such as 8/255 or a decimal such as 0.031"
         ) from None
+    if eps > _LARGEST:
+        raise InputError(f"eps={text} is larger than any image: inputs are in [0, 1]")
     if eps < 0:
         raise InputError(f"eps={text} is negative: a radius is at least 0")
     return eps
@@ -75,6 +78,14 @@ class ThreatModel:
             shown = format_eps(self.eps)
             raise InputError(
                 f"eps={shown} is larger than 1: inputs are in [0, 1]; did you mean {shown}/255?"
+            )
+
+    def check_diameter(self, n_values: int) -> None:
+        """Raise InputError for a radius beyond the diameter of images with `n_values` values."""
+        if self.norm == "L2" and float(self.eps) > n_values**0.5:
+            raise InputError(
+                f"eps={self.eps_text} is larger than the diameter {n_values**0.5:.3g} of these "
+                f"images in L2: inputs are in [0, 1]; did you mean {self.eps_text}/255?"
             )
 
     @property

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -27,11 +30,13 @@ def torchattacks_attack(
     eps: float,
     ids: Tensor,
     seed: int,
+    stream: str = "torchattacks",
 ) -> Tensor:
     """Run `torchattacks.<name>` (Kim 2020, arXiv:2010.01950) from a fresh object.
 
-    Its randomness is torch's own generator, seeded from the seed and the first id: repeatable
-    for the same chunk of examples, but not independent of how examples are grouped. Its PGD
+    Its randomness is that of torch's, numpy's and Python's own generators, seeded here from the
+    seed, the stream and the first id, and put back after: repeatable for the same chunk of
+    examples, but not independent of how examples are grouped. Its PGD
     returns the last iterate.
 
     Args:
@@ -43,7 +48,8 @@ def torchattacks_attack(
         norm: passed on where the attack has a `norm`; otherwise stated by the protocol's author.
         eps: passed on where the attack has an `eps`.
         ids: example ids (B,).
-        seed: any integer.
+        seed: in [0, 2**63).
+        stream: name of the attack in its protocol, so that two of one class draw apart.
 
     Returns:
         x_adv (B, C, H, W); torchattacks' own statement of the ball is not trusted further on.
@@ -51,6 +57,30 @@ def torchattacks_attack(
     Raises:
         InputError: for a name or argument that torchattacks does not have.
     """
+    attack_class = _class(name, params)
+    accepted = inspect.signature(attack_class).parameters
+    arguments = dict(params)
+    arguments.update({k: v for k, v in (("eps", eps), ("norm", norm)) if k in accepted})
+    if "seed" in accepted:
+        arguments["seed"] = seed
+    model_view = _FirstParameterDevice(model, x.device)
+    devices = [x.device] if x.device.type == "cuda" else []
+    with (
+        attacked(model),
+        torch.random.fork_rng(devices=devices),
+        torch.enable_grad(),
+        _seeded(fold_seed(seed, stream, name, int(ids[0])) % 2**63),
+    ):
+        x_adv: Tensor = attack_class(model_view, **arguments)(x, y)
+    return x_adv.detach()
+
+
+def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
+    """Raise InputError for a name or argument that torchattacks does not have."""
+    _class(attack.partition(":")[2], params)
+
+
+def _class(name: str, params: Mapping[str, object]) -> Callable[..., Any]:
     import torchattacks  # type: ignore[import-untyped]
 
     names: dict[str, Callable[..., Any]] = {
@@ -58,19 +88,23 @@ def torchattacks_attack(
     }
     if name not in names:
         raise InputError(unknown_name("torchattacks attack", name, names))
-    accepted = inspect.signature(names[name]).parameters
-    arguments = dict(params)
-    arguments.update({k: v for k, v in (("eps", eps), ("norm", norm)) if k in accepted})
-    if "seed" in accepted:
-        arguments["seed"] = seed
-    if extra := set(arguments) - set(accepted):
+    if extra := set(params) - set(inspect.signature(names[name]).parameters):
         raise InputError(f"torchattacks.{name} has no argument {', '.join(sorted(extra))}")
-    model_view = _FirstParameterDevice(model, x.device)
-    devices = [x.device] if x.device.type == "cuda" else []
-    with attacked(model), torch.random.fork_rng(devices=devices), torch.enable_grad():
-        torch.manual_seed(fold_seed(seed, "torchattacks", name, int(ids[0])) % 2**63)
-        x_adv: Tensor = names[name](model_view, **arguments)(x, y)
-    return x_adv.detach()
+    return names[name]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed every generator an attack may use; numpy's and Python's are put back after."""
+    torch.manual_seed(seed)
+    before = random.getstate(), numpy.random.get_state()
+    try:
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        yield
+    finally:
+        random.setstate(before[0])
+        numpy.random.set_state(before[1])
 
 
 class _FirstParameterDevice(nn.Module):

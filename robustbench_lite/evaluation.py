@@ -16,16 +16,18 @@ import pandas  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 from robustbench_lite.attacks.random_numbers import fold_seed
 from robustbench_lite.attacks.run_attack import check_attack, run_attack
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
+from robustbench_lite.differences import first_line
 from robustbench_lite.errors import InputError
 from robustbench_lite.flags import EXAMPLES, measure_flags
 from robustbench_lite.ledger import CLEAN, Header, Ledger, check_environment, open_ledger
 from robustbench_lite.model_source import LoadedModel, check_model_contract
-from robustbench_lite.numerics import deterministic, device_name
+from robustbench_lite.numerics import check_seed, deterministic, device_name
 from robustbench_lite.provenance import current_versions, git_commit
 from robustbench_lite.results import write_results
 from robustbench_lite.storage import write_json
@@ -140,8 +142,10 @@ def evaluate(
     n = len(data) if n is None else n
     if not 1 <= n <= len(data):
         raise InputError(f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take")
+    check_seed(seed)
+    protocol.threat.check_diameter(data.images[0].numel())
     for spec in protocol.attacks:
-        check_attack(spec, protocol.threat)
+        check_attack(spec, protocol.threat, num_classes=data.num_classes)
     header = _header(source, data, protocol, n, seed, settings, device)
     ledger = open_ledger(out, header, wishes=settings.wishes())
     run = _Evaluation(ledger, source, data, protocol, n, seed, device)
@@ -161,7 +165,7 @@ def _header(
     card = source.card
     return Header(
         identity={
-            "model": {"kind": source.kind, "hash": source.hash},
+            "model": {"name": source.name, "kind": source.kind, "hash": source.hash},
             "dataset": {"name": data.name, "split": data.split, "hash": data.content_hash},
             "examples": {"first": 0, "count": n},
             "protocol": {**protocol.as_dict(), "hash": protocol.hash},
@@ -180,7 +184,6 @@ def _header(
             "device_name": device_name(device),
         },
         about={
-            "name": source.name,
             "defense": card.defense if card else "",
             "architecture": card.architecture if card else "",
             "parameters": source.parameters,
@@ -230,23 +233,56 @@ class _Evaluation:
             )
             for done, (chunk, attack) in enumerate(missing, start=total - len(missing) + 1):
                 begin = time.perf_counter()
-                broken = self._do_part(chunk, specs.get(attack))
+                broken = self._guarded_part(chunk, attack, specs.get(attack))
                 _note_time(self.ledger.folder, attack, chunk, time.perf_counter() - begin)
                 if progress is not None:
                     survived = len(broken) - int(broken.sum())
                     progress(Progress(attack, chunk, done, total, len(broken), survived))
 
+    def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
+        """The part, with its place in the message of whatever goes wrong in it."""
+        try:
+            return self._do_part(chunk, spec)
+        except InputError as error:
+            raise type(error)(f"{name}, chunk {chunk}: {error}") from error
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{name}, chunk {chunk}: out of device memory with batches of {self.batch_size}; "
+                "choose another --out with a smaller --batch-size"
+            ) from error
+
     def _check_model(self) -> None:
-        """Shape, classes, finite logits; and that the network leaves its input as it was."""
+        """Shape, classes, finite logits, also for one image; gradients; and that the network
+        leaves its input as it was."""
         x = self.data.pixels(slice(0, 8))
         given = x.clone()
-        check_model_contract(self.model, x, self.data.num_classes, dataset=self.data.name)
+        classes, name = self.data.num_classes, self.data.name
+        check_model_contract(self.model, x, classes, dataset=name)
         if not torch.equal(x, given):
             low, high = x.min().item(), x.max().item()
             raise InputError(
                 "the model changes its input images in place (they were in [0, 1], now in "
                 f"[{low:.3g}, {high:.3g}]): normalise a copy, as in (x - mean) / std"
             )
+        check_model_contract(self.model, x[:1], classes, dataset=name)
+        self._check_gradients(x)
+
+    def _check_gradients(self, x: Tensor) -> None:
+        """Attacks need gradients on the input; say so before hours of work."""
+        images = x.clone().requires_grad_(True)
+        with torch.enable_grad(), attacked(self.model):
+            logits = self.model(images)
+            if not logits.requires_grad:
+                raise InputError(
+                    "the model's logits carry no gradient (torch.no_grad or .detach() in its "
+                    "forward?): gradient attacks cannot run on it"
+                )
+            try:
+                torch.autograd.grad(logits.float().sum(), images)
+            except RuntimeError as error:
+                raise InputError(
+                    f"no gradient reaches the model's input: {first_line(error)}"
+                ) from error
 
     def _do_part(self, chunk: int, spec: AttackSpec | None) -> Tensor:
         """Compute and store one part; returns which of its examples are broken, bool (N,)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.errors import InputError
 from robustbench_lite.verifier import plain_numerics
 
 EXAMPLES = 64  # images the checks look at
@@ -57,7 +58,17 @@ FLAGS = (
         "return the logits before the softmax",
         "AutoAttack, checks.py, check_range_output",
     ),
+    Flag(
+        "outside_ball",
+        0.01,
+        "an attack's misclassified images lie outside the ball, so its column says little of this "
+        "threat model",
+        "give the attack the protocol's norm and eps, or leave it out",
+        "design of robustbench_lite; attacks that respect the ball have none",
+    ),
 )
+_THRESHOLDS = {flag.name: flag.threshold for flag in FLAGS}
+MEASURED = ("batch_dependent", "randomised", "probabilities")  # on the network, before attacks
 
 
 def measure_flags(model: nn.Module, x: Tensor) -> dict[str, float]:
@@ -75,10 +86,16 @@ def measure_flags(model: nn.Module, x: Tensor) -> dict[str, float]:
     with torch.no_grad(), attacked(model), plain_numerics():
         whole, again = model(x).double(), model(x).double()
         parts = torch.cat([model(part).double() for part in (x[:half], x[half:]) if len(part)])
+    if not bool(torch.isfinite(torch.cat([whole, again, parts])).all()):
+        raise InputError(
+            f"the network gives NaN or infinite logits on one of the first {len(x)} images: no "
+            "verdict is possible"
+        )
     size = whole.abs().max().clamp_min(1e-30)
     randomised = (whole - again).abs().max() / size
-    # A randomised network differs between batches too; that is not what this check is about.
-    batch = ((whole - parts).abs().max() / size - randomised).clamp_min(0.0)
+    batch = (whole - parts).abs().max() / size
+    if randomised > _THRESHOLDS["randomised"]:
+        batch = torch.zeros_like(batch)  # its logits differ anyway: nothing can be said of batches
     sums = (whole.sum(dim=1) - 1.0).abs().max()
     probabilities = (whole.min() > -1e-5) & (whole.max() < 1.0 + 1e-5) & (sums < 1e-5)
     return {

@@ -9,7 +9,7 @@ functions of the former. Seconds live in `timing.json`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,16 +102,16 @@ class Ledger:
         """Store the value of every flag's check."""
         write_json(self.checks_path, values)
 
-    def read_checks(self) -> dict[str, float]:
-        """The values stored by `write_checks`.
+    def read_checks(self, names: Iterable[str]) -> dict[str, float]:
+        """The values stored by `write_checks` under these names.
 
         Raises:
             InputError: when the file is missing or damaged.
         """
         try:
             values = json.loads(self.checks_path.read_text(encoding="utf-8"))
-            return {name: float(value) for name, value in values.items()}
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+            return {name: float(values[name]) for name in names}
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.checks_path} cannot be read ({first_line(error)}); remove it and run the "
                 "same command again"
@@ -151,8 +151,10 @@ class Ledger:
                 f"{path} is corrupt ({first_line(error)}); remove that file and run the same "
                 "command again: only this part is redone"
             ) from error
-        if list(rows.columns) != list(COLUMNS):
-            raise InputError(f"{path} has columns {list(rows.columns)}, not those of a part")
+        if list(rows.columns) != list(COLUMNS) or not (rows["attack"] == attack).all():
+            raise InputError(
+                f"{path} is no part of {attack!r}; remove that file and run the same command again"
+            )
         return rows
 
 
@@ -182,6 +184,9 @@ def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -
             )
         write_json(path, header.as_dict())
         return Ledger(folder, header)
+    if not any(folder.glob("parts/*/*.parquet")):
+        write_json(path, header.as_dict())  # nothing was finished under the old terms
+        return Ledger(folder, header)
     stored = read_header(folder)
     if difference := describe_difference(stored.identity, header.identity):
         raise LedgerMismatchError(
@@ -210,7 +215,10 @@ def read_header(folder: Path) -> Header:
             raise InputError(
                 f"{path} has schema version {data['schema_version']}, this is {SCHEMA_VERSION}"
             )
-        return Header(data["identity"], data["settings"], data["environment"], data["about"])
+        sections = [data[name] for name in ("identity", "settings", "environment", "about")]
+        if not all(isinstance(section, dict) and section for section in sections):
+            raise TypeError("a section is empty or no table")
+        return Header(*sections)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

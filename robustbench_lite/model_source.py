@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ class LoadedModel:
         model: in eval mode, on its device.
         name: the card's name, or the factory as `file.py:factory` / `package.module:factory`.
         kind: where it came from.
-        hash: `"sha256:..."`; of a factory: its tensors, module classes and source file.
+        hash: `"sha256:..."`; of a factory: its tensors, module classes and their source files.
         card: of a checkpoint.
         num_classes: K of the card, or what the caller asked of a factory; None if neither.
         parameters: how many it has.
@@ -222,11 +224,18 @@ def _call(module: ModuleType, source: str, attribute: str) -> nn.Module:
 
 
 def _factory_hash(model: nn.Module, module: ModuleType) -> str:
-    """Tensors alone do not show an edited forward pass, so the source file counts too."""
+    """Tensors alone do not show an edited forward pass, so source files count too: the factory's
+    own, and those that define the network's module classes. Functions they import from elsewhere
+    are not seen."""
     digest = hashlib.sha256(model_hash(model).encode())
-    source = getattr(module, "__file__", None)
-    if source is not None:
-        digest.update(Path(source).read_bytes())
+    sources = {getattr(module, "__file__", None)}
+    for part in model.modules():
+        if not type(part).__module__.startswith("torch."):
+            with contextlib.suppress(TypeError, OSError):  # built in a session, without a file
+                sources.add(inspect.getsourcefile(type(part)))
+    contents = [Path(source).read_bytes() for source in sources if source is not None]
+    for content in sorted(contents):  # by content: where the files lie does not matter
+        digest.update(hashlib.sha256(content).digest())
     return f"sha256:{digest.hexdigest()}"
 
 

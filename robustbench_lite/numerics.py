@@ -19,10 +19,13 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device: torch.device | None
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"device {name!r} is unknown: auto, cpu, cuda or cuda:<index>") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is unknown: auto, cpu, cuda or cuda:<index>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA "
@@ -32,13 +35,21 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or the card's name: other hardware gives other bits."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    """The card's name, or `cpu` with its vector instructions: other hardware gives other bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that torch's generator does not take."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed} must be at least 0 and below 2**63")
 
 
 @contextmanager
 def deterministic(*, threads: int, seed: int) -> Iterator[None]:
-    """Repeatable kernels inside the block; every global setting is put back after.
+    """Repeatable kernels inside the block; torch's settings are put back after.
 
     Args:
         threads: CPU threads of torch; 1 and 2 threads already give different logit bits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import robustbench_lite
 
-_DISTRIBUTIONS = ("torch", "numpy", "pyautoattack", "torchattacks")
+_DISTRIBUTIONS = ("torch", "numpy", "pandas", "pyarrow", "pyautoattack", "torchattacks")
 
 
 def current_versions() -> dict[str, str]:
@@ -37,8 +38,9 @@ def git_commit() -> str:
     """The commit this package runs from.
 
     Returns:
-        The full hash, with `+dirty` when tracked files have changes; `""` when the package is
-        installed rather than checked out, git is absent, or there is no commit yet.
+        The full hash, with `+dirty.` and a hash of the changes when tracked files have any; `""`
+        when the package is installed rather than checked out, git is absent, or there is no
+        commit yet.
     """
     root = Path(robustbench_lite.__file__).resolve().parent.parent
     if not (root / "setup.cfg").is_file() or not (root / ".git").exists():
@@ -46,8 +48,12 @@ def git_commit() -> str:
     commit = _git(root, "rev-parse", "--verify", "HEAD")
     if not commit:
         return ""
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return commit if changes == "" else f"{commit}+dirty"  # not known to be clean is dirty
+    changes = _git(root, "diff", "HEAD")
+    if changes == "":
+        return commit
+    # What is not known to be clean is dirty; two different sets of changes are told apart.
+    known = "" if changes is None else "." + hashlib.sha256(changes.encode()).hexdigest()[:8]
+    return f"{commit}+dirty{known}"
 
 
 def _git(root: Path, *arguments: str) -> str | None:

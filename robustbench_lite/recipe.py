@@ -246,6 +246,13 @@ def _check_values(recipe: Recipe, origin: str) -> None:
         raise InputError(
             f"recipe {origin}: training.ema_decay={training.ema_decay} is not in [0, 1)"
         )
+    if not 0 <= training.seed < 2**63:
+        raise InputError(f"recipe {origin}: training.seed={training.seed} is not in [0, 2**63)")
+    optimizer = recipe.optimizer
+    if optimizer.momentum < 0.0 or optimizer.weight_decay < 0.0:
+        raise InputError(f"recipe {origin}: optimizer momentum and weight_decay are at least 0")
+    if optimizer.nesterov and optimizer.momentum == 0.0:
+        raise InputError(f"recipe {origin}: optimizer.nesterov needs a momentum above 0")
     if recipe.optimizer.lr <= 0.0:
         raise InputError(f"recipe {origin}: optimizer.lr={recipe.optimizer.lr} must be above 0")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustbench_lite.errors import InputError
-from robustbench_lite.flags import raised
-from robustbench_lite.ledger import CLEAN, SCHEMA_VERSION, Ledger
+from robustbench_lite.flags import MEASURED, raised
+from robustbench_lite.ledger import CLEAN, SCHEMA_VERSION, Header, Ledger
 from robustbench_lite.storage import write_atomically, write_json
+from robustbench_lite.verifier import BALL_TOLERANCE
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
@@ -56,6 +57,25 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
     return result
 
 
+def _outside(header: Header, attacks: list[str], parts: dict[str, pandas.DataFrame]) -> float:
+    """Largest share, over attacks, of candidates misclassified but outside the ball.
+
+    They count as robust, rightly, but an attack with many of them was not this threat model's.
+    Minimal-norm attacks, which know no ball, are left out.
+    """
+    protocol = header.identity["protocol"]
+    radius = protocol["norm"].lower()  # type: ignore[index]
+    minimal = {spec["name"] for spec in protocol["attacks"] if spec["attack"] == "cw_l2"}  # type: ignore[index]
+    shares = [0.0]
+    for name in attacks:
+        rows = parts[name]
+        if name not in minimal and len(rows):
+            limit = protocol["eps_value"] + BALL_TOLERANCE  # type: ignore[index]
+            lost = (rows["prediction"] != rows["label"]) & (rows[radius] > limit)
+            shares.append(float(lost.mean()))
+    return max(shares)
+
+
 def _summary(
     ledger: Ledger, attacks: list[str], parts: dict[str, pandas.DataFrame]
 ) -> dict[str, object]:
@@ -63,6 +83,12 @@ def _summary(
 
     header = ledger.header
     clean_ids = parts[CLEAN]["example_id"]
+    count = header.identity["examples"]["count"]  # type: ignore[index]
+    if clean_ids.tolist() != list(range(count)):
+        raise InputError(
+            f"{ledger.folder}: the clean parts do not hold examples 0 to {count - 1}; remove "
+            "parts/ and run the same command again"
+        )
     correct = dict(zip(clean_ids, ~parts[CLEAN]["broken"], strict=True))
     union = dict(correct)
     attack_results: dict[str, object] = {}
@@ -84,13 +110,14 @@ def _summary(
             "backwards": float(rows["backwards"].mean()) if len(rows) else 0.0,
         }
         packed[name] = pack_outcomes(list(robust.values()))
-    checks = ledger.read_checks()
+    checks = ledger.read_checks(MEASURED) | {"outside_ball": _outside(header, attacks, parts)}
     flags = raised(checks)
     identity, about = dict(header.identity), dict(header.about)
     environment = dict(header.environment)
     return {
         "schema_version": SCHEMA_VERSION,
-        **{key: about[key] for key in ("name", "defense", "architecture", "parameters")},
+        "name": identity["model"]["name"],  # type: ignore[index]
+        **{key: about[key] for key in ("defense", "architecture", "parameters")},
         "extra_data": about["extra_data"],
         "dataset": {**identity["dataset"], "canonical": about["dataset_canonical"]},  # type: ignore[dict-item]
         "model": {**identity["model"], "selection": about["selection"]},  # type: ignore[dict-item]

@@ -40,28 +40,53 @@ class RunFolder:
         self, path: Path, recipe: Recipe, data: Split, device: torch.device, threads: int | None
     ) -> None:
         self.path, self.recipe, self.data = path, recipe, data
-        terms: dict[str, Any] = {
-            "recipe": recipe.as_dict(),
-            "dataset_hash": data.content_hash,
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads} must be at least 1")
+        self.threads = threads or torch.get_num_threads()
+        self._environment: dict[str, Any] = {
             "device": device_name(device),
             "versions": current_versions(),
+            "git_commit": git_commit(),
         }
-        file = path / "recipe.json"
-        if not file.exists():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise InputError(f"{path} is not empty and no run folder: choose another --out")
-            self.threads = threads or torch.get_num_threads()
-            write_json(file, {**terms, "threads": self.threads})
+        if (path / "state.pt").exists():
+            self._go_on(threads)
             return
+        foreign = list(path.iterdir()) if path.is_dir() else [path]
+        foreign = [entry for entry in foreign if entry.exists() and not _ours(entry)]
+        if foreign:
+            raise InputError(
+                f"{path} is not empty and no run folder ({foreign[0].name}): choose another --out"
+            )
+        # No epoch is finished, so nothing is lost if the terms are others than last time.
+        write_json(path / "recipe.json", {**self._terms(), "environment": self._environment})
+
+    def _terms(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.as_dict(),
+            "dataset_hash": self.data.content_hash,
+            "threads": self.threads,
+        }
+
+    def _go_on(self, threads: int | None) -> None:
+        """Take over the stored number of threads; refuse other terms."""
+        file = self.path / "recipe.json"
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
-            self.threads = int(stored["threads"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            self.threads = threads or int(stored["threads"])
+            self._begun_in = dict(stored.pop("environment"))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise InputError(f"{file} cannot be read ({error}); choose another --out") from error
-        now = {**terms, "threads": threads or self.threads}
-        if difference := describe_difference(stored, now):
+        if difference := describe_difference(stored, self._terms()):
             raise LedgerMismatchError(
-                f"{path} holds another run: {difference}; choose another --out"
+                f"{self.path} holds another run: {difference}; choose another --out"
+            )
+
+    def check_environment(self) -> None:
+        """Refuse to train on under other versions or hardware than the run was begun with."""
+        if difference := describe_difference(self._begun_in, self._environment):
+            raise LedgerMismatchError(
+                f"{self.path} was begun in another environment: {difference}; its bytes could "
+                "not be reproduced: finish it there, or choose another --out"
             )
 
     def save_state(self, state: Mapping[str, Any]) -> None:
@@ -125,3 +150,9 @@ class RunFolder:
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         )
         save_checkpoint(self.path / name, model, card)
+
+
+def _ours(entry: Path) -> bool:
+    """What a run killed before its first epoch ended may leave behind."""
+    unfinished = entry.name.startswith(".") and ".tmp" in entry.name
+    return unfinished or entry.name in ("recipe.json", "best")

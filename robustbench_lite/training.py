@@ -79,7 +79,8 @@ def train(
         run = _Run(folder, recipe, data, device, progress)
         while run.epoch < recipe.training.epochs:
             run.train_epoch()
-        folder.save_checkpoint("last", run.delivered, run.metrics[-1])
+        if not (out / "last" / "card.json").exists():
+            folder.save_checkpoint("last", run.delivered, run.metrics[-1])
     return out / "best"
 
 
@@ -130,7 +131,10 @@ class _Run:
         for index, rows in enumerate(self.batches):
             # As Rice et al. 2020: the rate of a step is that of the time at which it ends.
             self._set_lr(self.epoch + (index + 1) / len(self.batches))
-            objective = self._step(self._batch(order[rows], epoch, seed, generator))
+            try:
+                objective = self._step(self._batch(order[rows], epoch, seed, generator))
+            except InputError as error:
+                raise InputError(f"epoch {epoch}, batch {index}: {error}") from error
             finite.note(index, objective.loss.detach())
             means.add({"loss": objective.loss.detach(), **objective.scalars})
             self._report(self.epoch * len(self.batches) + index + 1, epoch, None)
@@ -190,6 +194,8 @@ class _Run:
         state = self.folder.load_state(self.device)
         if state is None:
             return
+        if state["epoch"] < self.recipe.training.epochs:
+            self.folder.check_environment()
         self.epoch, self.metrics = state["epoch"], state["metrics"]
         for role, network in self.networks.items():
             network.load_state_dict(state["networks"][role])

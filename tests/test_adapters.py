@@ -68,6 +68,68 @@ def test_torchattacks_by_name_is_repeatable_and_leaves_the_generator_alone(train
     assert not trained.training
 
 
+def test_attacks_that_draw_from_numpy_repeat_too(trained, images):
+    import numpy
+
+    x, y = images
+    state = numpy.random.get_state()[1].copy()
+    runs = [
+        torchattacks_attack(
+            trained,
+            x[:2],
+            y[:2],
+            name="OnePixel",
+            params={"pixels": 1, "steps": 2, "popsize": 3},
+            norm="Linf",
+            eps=0.06,
+            **place(x[:2]),
+        )
+        for _ in range(2)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert (numpy.random.get_state()[1] == state).all()
+
+
+def test_two_attacks_of_one_class_draw_apart(trained, images):
+    x, y = images
+    params = {"alpha": 0.0, "steps": 1, "random_start": True}
+    runs = [
+        torchattacks_attack(
+            trained,
+            x,
+            y,
+            name="PGD",
+            params=params,
+            norm="Linf",
+            eps=0.06,
+            stream=stream,
+            **place(x),
+        )
+        for stream in ("a", "b")
+    ]
+    assert not torch.equal(runs[0], runs[1])
+
+
+def test_cw_l2_says_that_a_gradient_is_not_finite(images):
+    class Overflow(torch.nn.Module):
+        def forward(self, x):
+            return torch.sqrt(x.flatten(1)[:, :5] * 0.0)
+
+    x, y = images
+    with pytest.raises(InputError, match=r"gradient is not finite at step 0 of 3 of cw_l2"):
+        cw_l2(
+            Overflow(),
+            x,
+            y,
+            kappa=0.0,
+            lr=0.01,
+            steps=3,
+            search_steps=1,
+            initial_c=1.0,
+            **place(x),
+        )
+
+
 def test_torchattacks_names_and_arguments_are_checked(trained, images):
     x, y = images
     common = {"norm": "Linf", "eps": 0.1, **place(x)}

@@ -464,6 +464,8 @@ def test_versions_name_what_computes_numbers() -> None:
         "python",
         "torch",
         "numpy",
+        "pandas",
+        "pyarrow",
         "pyautoattack",
         "torchattacks",
     ]
@@ -499,6 +501,9 @@ def test_git_commit_follows_the_checkout(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "untracked").write_text("")
     assert provenance.git_commit() == commit
     (tmp_path / "setup.cfg").write_text("changed")
-    assert provenance.git_commit() == f"{commit}+dirty"
+    dirty = provenance.git_commit()
+    assert dirty.startswith(f"{commit}+dirty.")
+    (tmp_path / "setup.cfg").write_text("changed otherwise")
+    assert provenance.git_commit() not in (commit, dirty)
     monkeypatch.setenv("PATH", "")
     assert provenance.git_commit() == ""  # no git

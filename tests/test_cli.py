@@ -93,6 +93,7 @@ def test_any_network_of_the_user_is_evaluated_with_allow_code(capsys):
         (["evaluate", "nowhere", "--protocol", "linf_quick", "--eps", "8"], ["did you mean 8/255"]),
         (["evaluate", "nowhere", *QUICK, "--dataset", "cifar"], ["did you mean cifar10"]),
         (["evaluate", "nowhere", *QUICK, "--device", "gpu"], ["device 'gpu' is unknown"]),
+        (["evaluate", "nowhere", *QUICK, "--device", "mps"], ["device 'mps' is unknown"]),
         (["evaluate", "nowhere", *QUICK, "--batch-size", "0"], ["batch_size=0"]),
         (["evaluate", "nowhere", *QUICK, "--n", "x"], ["invalid int value: 'x'"]),
         (["train", "digits_trads"], ["did you mean digits_trades"]),

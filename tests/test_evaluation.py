@@ -204,7 +204,7 @@ def test_a_constant_classifier_cannot_be_broken(digits, tmp_path):
 def test_a_model_that_is_always_wrong_has_empty_attack_parts(digits, tmp_path):
     class Wrong(nn.Module):
         def forward(self, x):
-            return torch.full((len(x), 10), 0.0) + torch.tensor([-1.0] * 9 + [1.0])
+            return torch.tensor([-1.0] * 9 + [1.0]) + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
 
     data = dataclasses.replace(digits, labels=torch.zeros_like(digits.labels))
     result = run(factory(Wrong()), data, tmp_path / "r")
@@ -275,6 +275,81 @@ def test_a_model_that_normalises_in_place_is_caught(digits, tmp_path):
 
     with pytest.raises(InputError, match=r"changes its input images in place .*now in \[-5, 5\]"):
         run(factory(InPlace()), digits, tmp_path / "r")
+
+
+class NoGrad(nn.Module):
+    def forward(self, x):
+        with torch.no_grad():
+            return x.flatten(1)[:, :10]
+
+
+class Squeezed(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10].squeeze()
+
+
+class Detached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return x.detach().flatten(1)[:, :10] * self.scale
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (NoGrad(), "no gradient"),
+        (Detached(), "logits carry no gradient"),
+        (Squeezed(), r"must give floating-point logits \(1, 10\)"),
+    ],
+)
+def test_models_that_attacks_cannot_run_on_are_one_line(model, message, digits, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run(factory(model), digits, tmp_path / "r")
+
+
+def test_work_left_is_not_finished_in_another_environment(source, digits, tmp_path, monkeypatch):
+    run(source, digits, tmp_path / "r")
+    monkeypatch.setattr("robustbench_lite.evaluation.git_commit", lambda: "another")
+    run(source, digits, tmp_path / "r")  # nothing is left: the stored result stands
+    (tmp_path / "r/parts/pgd20_ce/00001.parquet").unlink()
+    with pytest.raises(LedgerMismatchError, match="git_commit: .* there, another now"):
+        run(source, digits, tmp_path / "r")
+
+
+def test_an_error_inside_an_attack_names_attack_and_chunk(source, digits, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise InputError("loss is not finite")
+
+    monkeypatch.setattr("robustbench_lite.evaluation.run_attack", fail)
+    with pytest.raises(InputError, match="pgd20_ce, chunk 0: loss is not finite"):
+        run(source, digits, tmp_path / "r")
+
+
+def test_out_of_memory_is_one_line_and_a_smaller_batch_may_follow(
+    source, digits, tmp_path, monkeypatch
+):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("robustbench_lite.evaluation.run_attack", full)
+        with pytest.raises(InputError, match="out of device memory with batches of 20"):
+            run(source, digits, tmp_path / "r")
+
+
+def test_another_name_for_the_same_folder_is_refused(source, digits, tmp_path):
+    run(source, digits, tmp_path / "r")
+    with pytest.raises(LedgerMismatchError, match="model.name: digits_pgd_at there, second now"):
+        run(dataclasses.replace(source, name="second"), digits, tmp_path / "r")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_out_of_range_are_refused(source, digits, tmp_path, seed):
+    with pytest.raises(InputError, match=f"seed={seed}"):
+        run(source, digits, tmp_path / "r", seed=seed)
 
 
 @pytest.mark.parametrize("n", [0, 365, -1])

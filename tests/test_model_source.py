@@ -216,3 +216,19 @@ def test_nan_weight_is_named() -> None:
         model[1].bias[2] = float("nan")
     with pytest.raises(InputError, match=r"on 2 of 2 images: its 1\.bias holds NaN"):
         check_model_contract(model, X, 5)
+
+
+def test_factory_hash_sees_the_files_that_define_its_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_arch_of_test.py").write_text(
+        "from torch import nn\nclass Net(nn.Flatten):\n    sign = 1\n"
+    )
+    (tmp_path / "my.py").write_text("from my_arch_of_test import Net\ndef make(): return Net()\n")
+    spec = f"{tmp_path / 'my.py'}:make"
+    before = resolve_model(spec, allow_code=True, device="cpu").hash
+    assert resolve_model(spec, allow_code=True, device="cpu").hash == before
+    path = tmp_path / "my_arch_of_test.py"
+    path.write_text(path.read_text().replace("sign = 1", "sign = -1"))
+    assert resolve_model(spec, allow_code=True, device="cpu").hash != before

@@ -1,5 +1,7 @@
 """PGD: closed forms, the iterate kept, the start, and what it leaves alone."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -108,28 +110,54 @@ def test_best_loss_prefers_a_misclassified_iterate_to_one_of_larger_loss():
     assert Ridge()(out).argmax(1).item() == 1  # ... and the wrong-side one is kept
 
 
-@pytest.mark.parametrize("keep", ["first_success", "best_loss"])
-def test_more_restarts_never_lose_a_success(net, images, keep):
-    x, y = images
-    net.eval()
-    one, four = (
-        run(net, x, y, eps=0.03, alpha=0.01, steps=3, restarts=n, keep=keep) for n in (1, 4)
-    )
-    broken = [net(x_adv).argmax(1) != y for x_adv in (one, four)]
-    assert (broken[1] | ~broken[0]).all()
+class Corner(nn.Module):
+    """Wrong only where the mean pixel is above 0.53, with no gradient to it: starts decide."""
+
+    def forward(self, x):
+        value = x.flatten(1).mean(dim=1, keepdim=True)
+        return torch.cat([0.0 * value, torch.where(value > 0.53, 1.0, -1.0) + 0 * value], 1)
+
+
+@pytest.mark.parametrize("keep", ["last", "first_success", "best_loss"])
+def test_more_restarts_never_lose_a_success(keep):
+    x, y = torch.full((64, 1, 1, 1), 0.5), torch.zeros(64, dtype=torch.long)
+    wrong = []
+    for restarts in (1, 2, 4, 8):
+        x_adv = run(Corner(), x, y, steps=1, alpha=0.0, restarts=restarts, keep=keep)
+        wrong.append(Corner()(x_adv).argmax(1) != y)
+    for fewer, more in itertools.pairwise(wrong):
+        assert (more | ~fewer).all()
+    assert wrong[0].sum() < wrong[-1].sum() < 64
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("start", ["uniform", "gaussian", "none"])
+@pytest.mark.parametrize("keep", ["last", "first_success", "best_loss"])
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_result_is_inside_ball_and_box(net, images, norm, start, keep, steps):
+    x, y = images  # with pixels that are exactly 0 and 1
+    out = run(net, x, y, norm=norm, eps=0.3, alpha=0.2, start=start, keep=keep, steps=steps)
+    assert ((out >= 0.0) & (out <= 1.0)).all()
+    size = (out - x).double().flatten(1)
+    size = size.abs().amax(1) if norm == "Linf" else size.norm(dim=1)
+    # The Gaussian start without a step is clipped to the box only (TRADES sheet, property 8).
+    assert (size <= 0.3 + 1e-6).all() or (start == "gaussian" and steps == 0)
+
+
+def test_l2_results_of_large_images_stay_within_the_verifiers_tolerance():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 5))
+    x = 0.2 + 0.6 * torch.rand(40, 3, 64, 64)
+    y = torch.zeros(40, dtype=torch.long)
+    for eps in (3.0, 8.0):
+        out = run(model, x, y, norm="L2", eps=eps, alpha=eps / 2, steps=4)
+        assert ((out - x.double()).flatten(1).norm(dim=1) <= eps + 1e-6).all()
 
 
 def test_restarts_break_what_one_start_does_not():
-    class Hidden(nn.Module):
-        """Wrong only in a corner that no gradient points to: starts decide."""
-
-        def forward(self, x):
-            value = x.flatten(1).mean(dim=1, keepdim=True)
-            return torch.cat([0.0 * value, torch.where(value > 0.53, 1.0, -1.0) + 0 * value], 1)
-
     x, y = torch.full((64, 1, 1, 1), 0.5), torch.zeros(64, dtype=torch.long)
-    few, many = (run(Hidden(), x, y, steps=1, alpha=0.0, restarts=n, keep="last") for n in (1, 8))
-    broken = [(Hidden()(x_adv).argmax(1) != y).sum().item() for x_adv in (few, many)]
+    few, many = (run(Corner(), x, y, steps=1, alpha=0.0, restarts=n, keep="last") for n in (1, 8))
+    broken = [(Corner()(x_adv).argmax(1) != y).sum().item() for x_adv in (few, many)]
     assert 0 < broken[0] < broken[1]
 
 

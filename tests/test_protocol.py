@@ -38,7 +38,13 @@ def test_what_is_no_radius_is_refused(text):
 def test_eps_in_0_255_units_is_refused_with_a_hint():
     with pytest.raises(InputError, match=r"eps=8 is larger than 1.*did you mean 8/255\?"):
         ThreatModel("Linf", parse_eps("8"))
-    ThreatModel("L2", parse_eps("2"))  # an L2 radius may be
+    # An L2 radius may be, up to the diameter of the images: known when they are.
+    threat = ThreatModel("L2", parse_eps("8"))
+    threat.check_diameter(64)
+    with pytest.raises(InputError, match=r"diameter 7.94 of these images.*8/255\?"):
+        threat.check_diameter(63)
+    with pytest.raises(InputError, match="larger than any image"):
+        parse_eps("1e400")
 
 
 def test_0031_and_8_255_have_different_ids():
@@ -51,7 +57,7 @@ def test_every_shipped_protocol_is_complete(name):
     protocol = load_protocol(name, eps="8/255")
     assert protocol.name == name
     for spec in protocol.attacks:
-        check_attack(spec, protocol.threat)
+        check_attack(spec, protocol.threat, num_classes=10)
 
 
 def test_alpha_follows_eps():
@@ -90,6 +96,16 @@ def test_a_file_may_name_its_own_eps(tmp_path):
     assert load_protocol(str(path), eps="0.1").id == "mine@0.1.v2"
 
 
+PGD = """attack = "pgd"
+loss = "ce"
+steps = 3
+alpha = 0.1
+restarts = 1
+start = "none"
+keep = "last"
+"""
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -101,6 +117,12 @@ def test_a_file_may_name_its_own_eps(tmp_path):
         ('name = "f"', 'name = "clean"', "none 'clean'"),
         ('title = "FGSM"', "", "has no key 'title'"),
         ("version = 2", "version = ", "no valid TOML"),
+        ("version = 2", 'version = "x"', "version='x' is no int"),
+        ("version = 2", "version = 0", "version=0 must be at least 1"),
+        ('name = "f"', 'name = "../../evil"', "must be letters, digits and _"),
+        ('id = "mine"', 'id = "a/b"', "must be letters, digits and _"),
+        ("[[attacks]]", "[attacks]", "attacks=.* is no list"),
+        ('attack = "fgsm"', 'attack = "fgsm"\nalpha = 1\nalpha_over_eps = 1', "both alpha and"),
     ],
 )
 def test_wrong_protocol_files_say_what_is_wrong(tmp_path, old, new, message):
@@ -116,6 +138,19 @@ def test_wrong_protocol_files_say_what_is_wrong(tmp_path, old, new, message):
         ('attack = "fgsm"', 'attack = "fgms"', "did you mean fgsm"),
         ('attack = "fgsm"', 'attack = "pgd"\nloss = "ce"', "missing or unknown parameter .*steps"),
         ('attack = "fgsm"', 'attack = "fgsm"\nsteps = 3', "missing or unknown parameter steps"),
+        ('attack = "fgsm"', 'attack = "fgsm"\neps = 0.3\nnorm = "L2"', "may not set eps, norm"),
+        ('attack = "fgsm"', PGD + 'mode = "train"', "may not set mode"),
+        ('attack = "fgsm"', PGD.replace('"ce"', '"hinge"'), "'f': unknown loss 'hinge'"),
+        ('attack = "fgsm"', PGD.replace('"ce"', '"margin"'), "needs kappa"),
+        ('attack = "fgsm"', PGD.replace('"last"', '"any"'), "keep='any'"),
+        ('attack = "fgsm"', PGD.replace("steps = 3", 'steps = "3"'), "must be integers"),
+        ('attack = "fgsm"', 'attack = "torchattacks:PDG"', "did you mean PGD"),
+        ('attack = "fgsm"', 'attack = "torchattacks:PGD"\nstepz = 3', "no argument stepz"),
+        (
+            'attack = "fgsm"',
+            'attack = "reference:autoattack"\nversion = "standard"',
+            "at least 4 classes .* has 3",
+        ),
     ],
 )
 def test_wrong_attack_parameters_are_named(tmp_path, old, new, message):
@@ -123,7 +158,7 @@ def test_wrong_attack_parameters_are_named(tmp_path, old, new, message):
     path.write_text(GOOD.replace(old, new))
     protocol = load_protocol(str(path), eps=None)
     with pytest.raises(InputError, match=message):
-        check_attack(protocol.attacks[0], protocol.threat)
+        check_attack(protocol.attacks[0], protocol.threat, num_classes=3)
 
 
 def test_the_hash_follows_parameters_not_titles(tmp_path):

@@ -172,7 +172,7 @@ def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
 
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_batch(tmp_path, digits):
-    with pytest.raises(InputError, match=r"not finite at (step|epoch 1)"):
+    with pytest.raises(InputError, match=r"^epoch 1, batch [1-9]: .* not finite at step 0 of 2"):
         run(tmp_path / "r", digits, "digits_pgd_at", extra=["--optimizer.lr", "1e30"])
     with pytest.raises(InputError, match=r"training loss is not finite at epoch 1, batch [1-9]"):
         run(tmp_path / "s", digits, "digits_standard", extra=["--optimizer.lr", "1e30"])
@@ -185,6 +185,54 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(tmp_pa
     with pytest.raises(LedgerMismatchError, match=r"recipe.training.epochs: 1 there, 2 now"):
         run(tmp_path / "r", digits, epochs=2)
     assert (tmp_path / "r/best/model.safetensors").read_bytes() == before
+
+
+def test_a_folder_without_a_finished_epoch_takes_another_recipe(tmp_path, digits):
+    with pytest.raises(InputError, match="did you mean small_cnn"):
+        run(tmp_path / "r", digits, epochs=1, extra=["--model.name", "small_cn"])
+    (tmp_path / "r" / ".recipe.json.123.tmp").write_text("{")  # left by a killed process
+    assert run(tmp_path / "r", digits, epochs=1).exists()
+
+
+def test_a_finished_run_is_left_alone_and_an_unfinished_one_needs_its_environment(
+    tmp_path, digits, monkeypatch
+):
+    run(tmp_path / "done", digits)
+    with pytest.raises(Killed):
+        run(tmp_path / "left", digits, progress=kill_at(14))
+    before = {name: (tmp_path / "done" / name).read_bytes() for name in FILES}
+    monkeypatch.setattr("robustbench_lite.run_folder.git_commit", lambda: "another")
+    run(tmp_path / "done", digits)
+    assert before == {name: (tmp_path / "done" / name).read_bytes() for name in FILES}
+    with pytest.raises(LedgerMismatchError, match="git_commit: .* there, another now"):
+        run(tmp_path / "left", digits)
+
+
+class Drawing(Defense):
+    """A method that draws from torch's own generator, as a network with dropout does."""
+
+    def objective(self, networks, batch):
+        x = batch.x + 0.1 * torch.randn_like(batch.x)
+        return Objective(nn.functional.cross_entropy(networks[ROBUST](x), batch.y), {})
+
+
+def test_a_method_that_draws_by_itself_resumes_with_the_same_bytes(tmp_path, digits):
+    recipe = load_recipe("digits_standard", [*QUICK, "--training.epochs", "2"])
+    drawing = type(recipe)(**{**vars(recipe), "defense": Drawing()})
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    train(drawing, digits, out=folders[0], device=CPU, threads=1)
+    with pytest.raises(Killed):
+        train(drawing, digits, out=folders[1], device=CPU, threads=1, progress=kill_at(13))
+    train(drawing, digits, out=folders[1], device=CPU, threads=1)
+    for name in FILES:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_threads_below_one_are_refused(tmp_path, digits):
+    recipe = load_recipe("digits_standard")
+    for threads in (0, -1):
+        with pytest.raises(InputError, match=f"threads={threads} must be at least 1"):
+            train(recipe, digits, out=tmp_path / "r", device=CPU, threads=threads)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path, digits):

@@ -104,6 +104,17 @@ def test_half_of_the_passes_is_no_majority():
     assert not judge(0.01, model=Alternating(), passes=4).broken.item()
 
 
+def test_autocast_around_the_verifier_changes_nothing():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    x = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    arguments = (model, x, x, torch.zeros(8, dtype=torch.long))
+    plain = verify(*arguments, threat=LINF, batch_size=8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
+        inside = verify(*arguments, threat=LINF, batch_size=8)
+    assert torch.equal(plain.loss, inside.loss)
+
+
 def test_half_precision_images_are_refused():
     x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     with pytest.raises(TypeError, match="float32"):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustbench_lite.attacks.errors import InputError
+
+if TYPE_CHECKING:
+    from robustbench_lite.datasets import Split
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -43,10 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--model does not say what it was trained on: add --dataset NAME")
     data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
     n = len(data) if arguments.n is None else arguments.n
-    out = Path(
-        arguments.out
-        or Path("results") / source.name / default_folder(protocol.id, source.hash, n, arguments)
-    )
+    folder = default_folder(protocol.id, source.hash, data, n, arguments.seed)
+    out = Path(arguments.out or Path("results") / _plain(source.name) / folder)
     evaluate(
         source,
         data,
@@ -62,7 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"result: {out / 'result.json'}")
 
 
-def default_folder(protocol_id: str, model_hash: str, n: int, arguments: argparse.Namespace) -> str:
-    """One folder per (protocol, network, examples, seed): the same call finds its own result."""
+def default_folder(protocol_id: str, model_hash: str, data: Split, n: int, seed: int) -> str:
+    """One folder per (data, protocol, network, examples, seed): a call finds its own result."""
     weights = model_hash.removeprefix("sha256:")[:8]
-    return f"{protocol_id.replace('/', '_')}-{weights}-{arguments.split}{n}-seed{arguments.seed}"
+    return _plain(f"{data.name}-{protocol_id}-{weights}-{data.split}{n}-seed{seed}")
+
+
+def _plain(text: str) -> str:
+    """A folder name: whatever is not a letter, digit or one of `._@-` becomes `_`."""
+    return re.sub(r"[^\w.@-]", "_", text).lstrip(".") or "_"
