@@ -45,6 +45,7 @@ class Trades(Defense):
     double_clean_forward: bool
 
     def objective(self, networks: Mapping[str, nn.Module], batch: Batch) -> Objective:
+        """Crafting in its own mode; then the train-mode forwards f(x), f(x') (and f(x) again)."""
         model = networks[ROBUST]
         x_adv = self.crafting(model, batch, loss="kl")
         logits = model(batch.x)

@@ -220,6 +220,7 @@ class _Evaluation:
     def do_missing(
         self, progress: Callable[[Progress], None] | None, *, now: Mapping[str, object]
     ) -> None:
+        """Compute every part that is not there yet; check the network before the first."""
         specs = {spec.name: spec for spec in self.protocol.attacks}
         missing = self.ledger.missing(list(specs), self.chunks)
         if not missing and self.ledger.checks_path.exists():

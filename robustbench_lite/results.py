@@ -76,40 +76,54 @@ def _outside(header: Header, attacks: list[str], parts: dict[str, pandas.DataFra
     return max(shares)
 
 
+def _outcomes(
+    ledger: Ledger, attacks: list[str], parts: dict[str, pandas.DataFrame]
+) -> dict[str, dict[int, bool]]:
+    """Per column (`clean`, then each attack) and example id: right, and not broken by it.
+
+    Raises:
+        InputError: when the parts hold other examples than the header and the clean parts say.
+    """
+    count = ledger.header.identity["examples"]["count"]  # type: ignore[index]
+    ids = parts[CLEAN]["example_id"].tolist()
+    if ids != list(range(count)):
+        raise InputError(
+            f"{ledger.folder}: the clean parts do not hold examples 0 to {count - 1}; remove "
+            "parts/ and run the same command again"
+        )
+    outcomes = {CLEAN: dict(zip(ids, ~parts[CLEAN]["broken"], strict=True))}
+    correct = [i for i in ids if outcomes[CLEAN][i]]
+    for name in attacks:
+        rows = parts[name]
+        if rows["example_id"].tolist() != correct:
+            raise InputError(
+                f"{ledger.folder}: the parts of {name!r} do not hold the clean-correct examples; "
+                "remove that folder under parts/ and run the same command again"
+            )
+        robust = dict(zip(correct, ~rows["broken"], strict=True))
+        outcomes[name] = dict.fromkeys(ids, False) | robust
+    return outcomes
+
+
 def _summary(
     ledger: Ledger, attacks: list[str], parts: dict[str, pandas.DataFrame]
 ) -> dict[str, object]:
     from robustbench_lite.leaderboard.statistics import accuracy, pack_outcomes
 
     header = ledger.header
-    clean_ids = parts[CLEAN]["example_id"]
-    count = header.identity["examples"]["count"]  # type: ignore[index]
-    if clean_ids.tolist() != list(range(count)):
-        raise InputError(
-            f"{ledger.folder}: the clean parts do not hold examples 0 to {count - 1}; remove "
-            "parts/ and run the same command again"
-        )
-    correct = dict(zip(clean_ids, ~parts[CLEAN]["broken"], strict=True))
-    union = dict(correct)
-    attack_results: dict[str, object] = {}
-    packed: dict[str, str] = {}
-    for name in attacks:
-        rows = parts[name]
-        if list(rows["example_id"]) != [i for i in clean_ids if correct[i]]:
-            raise InputError(
-                f"{ledger.folder}: the parts of {name!r} do not hold the clean-correct examples; "
-                "remove that folder under parts/ and run the same command again"
-            )
-        robust = dict.fromkeys(clean_ids, False) | dict(
-            zip(rows["example_id"], ~rows["broken"], strict=True)
-        )
-        union = {i: union[i] and robust[i] for i in union}
-        attack_results[name] = {
-            **accuracy(int(sum(robust.values())), len(robust)),
-            "forwards": float(rows["forwards"].mean()) if len(rows) else 0.0,
-            "backwards": float(rows["backwards"].mean()) if len(rows) else 0.0,
+    outcomes = _outcomes(ledger, attacks, parts)
+    counted = {
+        name: accuracy(int(sum(robust.values())), len(robust)) for name, robust in outcomes.items()
+    }
+    packed = {name: pack_outcomes(list(robust.values())) for name, robust in outcomes.items()}
+    union = [all(robust[i] for robust in outcomes.values()) for i in outcomes[CLEAN]]
+    cost = {
+        name: {
+            kind: float(parts[name][kind].mean()) if len(parts[name]) else 0.0
+            for kind in ("forwards", "backwards")
         }
-        packed[name] = pack_outcomes(list(robust.values()))
+        for name in attacks
+    }
     checks = ledger.read_checks(MEASURED) | {"outside_ball": _outside(header, attacks, parts)}
     flags = raised(checks)
     identity, about = dict(header.identity), dict(header.about)
@@ -122,15 +136,15 @@ def _summary(
         "dataset": {**identity["dataset"], "canonical": about["dataset_canonical"]},  # type: ignore[dict-item]
         "model": {**identity["model"], "selection": about["selection"]},  # type: ignore[dict-item]
         "protocol": identity["protocol"],
-        "n_examples": len(correct),
+        "n_examples": len(union),
         "examples": identity["examples"],
         "seed": identity["seed"],
-        "clean_accuracy": accuracy(int(sum(correct.values())), len(correct)),
-        "robust_accuracy": accuracy(int(sum(union.values())), len(union)),
-        "attacks": attack_results,
+        "clean_accuracy": counted[CLEAN],
+        "robust_accuracy": accuracy(sum(union), len(union)),
+        "attacks": {name: {**counted[name], **cost[name]} for name in attacks},
         "outcomes": {
             "encoding": "packbits-base64",
-            "clean": pack_outcomes(list(correct.values())),
+            "clean": packed.pop(CLEAN),
             "attacks": packed,
         },
         "flags": flags,

@@ -106,6 +106,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
 def test_a_leftover_of_a_killed_process_does_not_stop_the_next(tmp_path):
     (tmp_path / ".header.json.123.tmp").write_text("{")
     open_ledger(tmp_path, HEADER, wishes={})
+    assert read_header(tmp_path) == HEADER
 
 
 @pytest.mark.parametrize(

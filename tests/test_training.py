@@ -142,6 +142,18 @@ def test_averaged_weights_are_what_is_delivered(tmp_path, digits):
     assert not torch.equal(plain.state_dict()["head.weight"], averaged.state_dict()["head.weight"])
 
 
+def interrupted_like_unbroken(recipe, data, folder):
+    """Train two epochs whole, and again with a stop in the second; checks that bytes agree."""
+    whole, broken = folder / "whole", folder / "broken"
+    train(recipe, data, out=whole, device=CPU, threads=1)
+    with pytest.raises(Killed):
+        train(recipe, data, out=broken, device=CPU, threads=1, progress=kill_at(13))
+    train(recipe, data, out=broken, device=CPU, threads=1)
+    for name in FILES:
+        assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
+    return whole
+
+
 class TwoNetworks(Defense):
     """A method with a second network: built, optimised and resumed by the same loop."""
 
@@ -156,18 +168,12 @@ class TwoNetworks(Defense):
 def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
     recipe = load_recipe("digits_standard", [*QUICK, "--training.epochs", "2"])
     two = type(recipe)(**{**vars(recipe), "defense": TwoNetworks()})
-    folders = [tmp_path / name for name in ("whole", "broken")]
-    train(two, digits, out=folders[0], device=CPU, threads=1)
-    with pytest.raises(Killed):
-        train(two, digits, out=folders[1], device=CPU, threads=1, progress=kill_at(13))
-    train(two, digits, out=folders[1], device=CPU, threads=1)
-    for name in FILES:
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
-    state = torch.load(folders[0] / "state.pt", weights_only=True)
+    whole = interrupted_like_unbroken(two, digits, tmp_path)
+    state = torch.load(whole / "state.pt", weights_only=True)
     roles = state["networks"]
     assert not torch.equal(roles["natural"]["head.weight"], roles[ROBUST]["head.weight"])
     assert len(state["optimizer"]["param_groups"][0]["params"]) == 2 * len(
-        list(load_checkpoint(folders[0] / "best")[0].parameters())
+        list(load_checkpoint(whole / "best")[0].parameters())
     )
 
 
@@ -219,13 +225,7 @@ class Drawing(Defense):
 def test_a_method_that_draws_by_itself_resumes_with_the_same_bytes(tmp_path, digits):
     recipe = load_recipe("digits_standard", [*QUICK, "--training.epochs", "2"])
     drawing = type(recipe)(**{**vars(recipe), "defense": Drawing()})
-    folders = [tmp_path / name for name in ("whole", "broken")]
-    train(drawing, digits, out=folders[0], device=CPU, threads=1)
-    with pytest.raises(Killed):
-        train(drawing, digits, out=folders[1], device=CPU, threads=1, progress=kill_at(13))
-    train(drawing, digits, out=folders[1], device=CPU, threads=1)
-    for name in FILES:
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    interrupted_like_unbroken(drawing, digits, tmp_path)
 
 
 def test_threads_below_one_are_refused(tmp_path, digits):

@@ -7,64 +7,64 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     from robustbench_lite.evaluation import Progress
     from robustbench_lite.training import TrainingProgress
 
 
 def training_bar(title: str) -> Callable[[TrainingProgress], None]:
     """A bar over all batches of a run, with the last validation's robust accuracy."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    bar: tqdm[None] | None = None
+    bar = _Bar(title, "batch")
 
     def show(progress: TrainingProgress) -> None:
-        nonlocal bar
-        if bar is None:
-            begun = progress.step - 1
-            bar = tqdm(
-                total=progress.total,
-                initial=begun,
-                desc=title,
-                unit="batch",
-                disable=not sys.stderr.isatty(),
-                file=sys.stderr,
-            )
-        bar.update(progress.step - bar.n)
+        text = None
         if progress.metrics is not None and "robust_accuracy" in progress.metrics:
-            bar.set_postfix_str(
-                f"epoch {progress.epoch}, validation: clean "
-                f"{100 * progress.metrics['clean_accuracy']:.1f} % robust "
-                f"{100 * progress.metrics['robust_accuracy']:.1f} %"
+            clean, robust = (
+                100 * progress.metrics[f"{kind}_accuracy"] for kind in ("clean", "robust")
             )
-        if progress.step == progress.total and progress.metrics is not None:
-            bar.close()
+            text = f"epoch {progress.epoch}, validation: clean {clean:.1f} % robust {robust:.1f} %"
+        bar.move(progress.step, progress.total, text, end=progress.metrics is not None)
 
     return show
 
 
 def evaluation_bar(title: str) -> Callable[[Progress], None]:
     """A bar over all parts of an evaluation, with what the last attack left standing."""
-    from tqdm import tqdm
-
-    bar: tqdm[None] | None = None
+    bar = _Bar(title, "part")
 
     def show(progress: Progress) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(
-                total=progress.total,
-                initial=progress.done - 1,
-                desc=title,
-                unit="part",
-                disable=not sys.stderr.isatty(),
-                file=sys.stderr,
-            )
-        bar.update(progress.done - bar.n)
-        bar.set_postfix_str(
+        text = (
             f"{progress.attack}, chunk {progress.chunk}: {progress.survived} of "
             f"{progress.attacked} stand"
         )
-        if progress.done == progress.total:
-            bar.close()
+        bar.move(progress.done, progress.total, text, end=True)
 
     return show
+
+
+class _Bar:
+    """A tqdm bar that begins where a resumed run begins."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title, self.unit = title, unit
+        self.bar: tqdm[None] | None = None
+
+    def move(self, done: int, total: int, text: str | None, *, end: bool) -> None:
+        """Show `done` of `total`; `end` says that the last unit is really over."""
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=total,
+                initial=done - 1,
+                desc=self.title,
+                unit=self.unit,
+                disable=not sys.stderr.isatty(),
+                file=sys.stderr,
+            )
+        self.bar.update(done - self.bar.n)
+        if text is not None:
+            self.bar.set_postfix_str(text)
+        if done == total and end:
+            self.bar.close()
