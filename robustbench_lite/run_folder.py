@@ -55,7 +55,7 @@ class RunFolder:
         foreign = [entry for entry in foreign if entry.exists() and not _ours(entry)]
         if foreign:
             raise InputError(
-                f"{path} is not empty and no run folder ({foreign[0].name}): choose another --out"
+                f"{path} is not empty and no run folder ({foreign[0].name}): choose another --out, or remove that folder"
             )
         # No epoch is finished, so nothing is lost if the terms are others than last time.
         write_json(path / "recipe.json", {**self._terms(), "environment": self._environment})
@@ -75,10 +75,13 @@ class RunFolder:
             self.threads = threads or int(stored["threads"])
             self._begun_in = dict(stored.pop("environment"))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise InputError(f"{file} cannot be read ({error}); choose another --out") from error
+            raise InputError(
+                f"{file} is no readable recipe.json of this version ({first_line(error)}); choose "
+                "another --out, or remove that folder"
+            ) from error
         if difference := describe_difference(stored, self._terms()):
             raise LedgerMismatchError(
-                f"{self.path} holds another run: {difference}; choose another --out"
+                f"{self.path} holds another run: {difference}; choose another --out, or remove that folder"
             )
 
     def check_environment(self) -> None:
@@ -86,7 +89,7 @@ class RunFolder:
         if difference := describe_difference(self._begun_in, self._environment):
             raise LedgerMismatchError(
                 f"{self.path} was begun in another environment: {difference}; its bytes could "
-                "not be reproduced: finish it there, or choose another --out"
+                "not be reproduced: finish it there, or choose another --out, or remove that folder"
             )
 
     def save_state(self, state: Mapping[str, Any]) -> None:

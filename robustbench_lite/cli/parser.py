@@ -121,7 +121,7 @@ def _evaluate(commands: _Commands[_Parser]) -> None:
     )
     parser.add_argument("--name", help="row name in tables (default: the checkpoint's)")
     parser.add_argument(
-        "--out", metavar="DIR", help="result folder (default: results/NAME/..., see the docs)"
+        "--out", metavar="DIR", help="result folder (default: results/NAME/DATASET-PROTOCOL-...)"
     )
     _add_place(parser)
 
