@@ -55,7 +55,7 @@ class RunFolder:
         foreign = [entry for entry in foreign if entry.exists() and not _ours(entry)]
         if foreign:
             raise InputError(
-                f"{path} is not empty and no run folder ({foreign[0].name}): choose another --out, or remove that folder"
+                f"{path} is not empty and no run folder ({foreign[0].name}): choose another --out"
             )
         # No epoch is finished, so nothing is lost if the terms are others than last time.
         write_json(path / "recipe.json", {**self._terms(), "environment": self._environment})
@@ -81,7 +81,8 @@ class RunFolder:
             ) from error
         if difference := describe_difference(stored, self._terms()):
             raise LedgerMismatchError(
-                f"{self.path} holds another run: {difference}; choose another --out, or remove that folder"
+                f"{self.path} holds another run: {difference}; choose another --out, or remove "
+                "that folder"
             )
 
     def check_environment(self) -> None:
