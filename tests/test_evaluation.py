@@ -158,8 +158,9 @@ def test_other_terms_are_refused_and_nothing_is_lost(source, digits, tmp_path):
     assert (tmp_path / "r" / "result.json").read_bytes() == before
 
 
-def test_the_ledger_has_the_verdicts_of_pyautoattack(source, digits, tmp_path, monkeypatch):
-    # Ten queries instead of 5,000 on both sides: the point is the same calls, not the strength.
+@pytest.fixture
+def quick_autoattack(monkeypatch):
+    """Ten queries and steps instead of thousands: the same calls, not the same strength."""
     original = pyautoattack.AutoAttack.__init__
 
     def quick(self, *args, **kwargs):
@@ -168,6 +169,21 @@ def test_the_ledger_has_the_verdicts_of_pyautoattack(source, digits, tmp_path, m
         self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 10
 
     monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", quick)
+
+
+@pytest.mark.usefixtures("quick_autoattack")
+def test_an_interrupted_autoattack_ends_with_the_same_bytes(source, digits, tmp_path):
+    run(source, digits, tmp_path / "whole", protocol="linf_standard")
+    run(source, digits, tmp_path / "broken", protocol="linf_standard")
+    (tmp_path / "broken/parts/aa_standard/00001.parquet").unlink()
+    run(source, digits, tmp_path / "broken", protocol="linf_standard")
+    for name in ("result.json", "examples.parquet", "parts/aa_standard/00001.parquet"):
+        whole, broken = (tmp_path / folder / name for folder in ("whole", "broken"))
+        assert whole.read_bytes() == broken.read_bytes(), name
+
+
+@pytest.mark.usefixtures("quick_autoattack")
+def test_the_ledger_has_the_verdicts_of_pyautoattack(source, digits, tmp_path):
     run(
         source,
         digits,
