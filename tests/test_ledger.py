@@ -160,6 +160,12 @@ def test_a_full_disk_is_recognised_behind_other_libraries_errors(tmp_path):
         write_atomically(tmp_path / "a", write)
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write .*file/a.json: (Not a directory|File ex)"):
+        write_json(tmp_path / "file" / "a.json", {"a": 1})
+
+
 def test_other_errors_while_writing_are_not_hidden(tmp_path):
     def write(temporary):
         raise KeyError("bug")
