@@ -25,6 +25,8 @@ TIES = "Rank with '=': not separated from the first of its ties (exact McNemar, 
 UNVERIFIED = "No rank: unverified."
 NOT_CANONICAL = "The data are not canonical: not comparable with published numbers."
 
+_EXTRA_DATA: dict[object, str] = {True: "yes", False: "", None: "not stated"}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -99,7 +101,7 @@ def columns_for(section: Section) -> list[Column]:
         Column("Params", lambda row: count(_integer(row["params"])), right=True, dropped=2),
     ]
     if any(row["extra_data"] for row in section.rows):
-        columns.append(Column("Extra data", lambda row: "yes" if row["extra_data"] else ""))
+        columns.append(Column("Extra data", lambda row: _EXTRA_DATA[row["extra_data"]]))
     columns.append(_accuracy("Clean", "clean"))
     columns += [_accuracy(title, title) for title in section.attacks]
     columns += [

@@ -115,6 +115,10 @@ class Fields:
             raise self.refuse(key, "true or false")
         return value
 
+    def optional_truth(self, key: str) -> bool | None:
+        """True, false, or null for unknown."""
+        return None if self.value(key) is None else self.truth(key)
+
     def child(self, key: str) -> Fields:
         """A nested object."""
         return Fields(self.value(key), self.source, self.path(key))

@@ -92,7 +92,7 @@ class Result:
     defense: str
     architecture: str
     parameters: int
-    extra_data: bool
+    extra_data: bool | None  # None when nobody said
     dataset: DatasetInfo
     model: ModelInfo
     protocol: ProtocolInfo

@@ -136,7 +136,7 @@ def _result(fields: Fields) -> Result:
         defense=fields.optional_text("defense"),
         architecture=fields.optional_text("architecture"),
         parameters=fields.integer("parameters", 0),
-        extra_data=fields.truth("extra_data"),
+        extra_data=fields.optional_truth("extra_data"),
         dataset=_dataset(fields.child("dataset")),
         model=_model(fields.child("model")),
         protocol=protocol,
@@ -170,7 +170,7 @@ def _dataset(fields: Fields) -> DatasetInfo:
         name=fields.text("name"),
         split=fields.text("split"),
         hash=fields.text("hash"),
-        canonical=None if fields.value("canonical") is None else fields.truth("canonical"),
+        canonical=fields.optional_truth("canonical"),
     )
 
 

@@ -187,7 +187,8 @@ def _header(
             "defense": card.defense if card else "",
             "architecture": card.architecture if card else "",
             "parameters": source.parameters,
-            "extra_data": False,
+            # A recipe trains on its data set alone; of other networks nobody has said.
+            "extra_data": False if card and card.recipe else None,
             "selection": card.selection if card else "",
             "trained_on": card.dataset_hash if card else "",
             "dataset_canonical": data.canonical,

@@ -43,12 +43,7 @@ def plain_numerics() -> Iterator[None]:
     before = matmul.allow_tf32, convolution.allow_tf32
     try:
         matmul.allow_tf32 = convolution.allow_tf32 = False
-        with (
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False)
-            if torch.cuda.is_available()
-            else torch.autocast("cpu", enabled=False),
-        ):
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
         matmul.allow_tf32, convolution.allow_tf32 = before

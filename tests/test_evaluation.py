@@ -75,6 +75,7 @@ def test_the_result_is_what_its_parts_say(source, digits, tmp_path):
     bits = unpack_outcomes(result["outcomes"]["clean"], 50)
     assert np.array_equal(bits, correct.to_numpy())
     assert load_result(tmp_path / "r").name == "digits_pgd_at"
+    assert result["extra_data"] is False, "trained by a recipe, on its data set alone"
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(source, digits, tmp_path):
@@ -211,6 +212,7 @@ def test_a_constant_classifier_cannot_be_broken(digits, tmp_path):
             return torch.eye(10)[[3] * len(x)] + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
 
     result = run(factory(Constant()), digits, tmp_path / "r")
+    assert result["extra_data"] is None, "of a network from a factory nobody has said"
     threes = int((digits.labels[:50] == 3).sum())
     assert threes > 0
     assert result["clean_accuracy"]["correct"] == threes

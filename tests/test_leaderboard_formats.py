@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_leaderboard_builder import HOSTILE, demo, flagged, simple, store
 
-from robustbench_lite.leaderboard import ResultError, build_table, load_result, render
+from robustbench_lite.leaderboard import ResultError, build_table, load_result, render, render_page
 
 FORMATS = ["terminal", "markdown", "csv", "latex", "json"]
 
@@ -190,3 +190,23 @@ def test_unknown_format_lists_all() -> None:
         ResultError, match="'html'; available: csv, json, latex, markdown, terminal"
     ):
         render(build_table([]), "html")
+
+
+def test_extra_data_that_nobody_stated_is_not_called_none(tmp_path: Path) -> None:
+    contents = [
+        simple("with", 30, extra_data=True),
+        simple("without", 20, extra_data=False),
+        simple("silent", 10, extra_data=None),
+    ]
+    rows = {
+        line.split("|")[2].strip(): line.split("|")[6].strip()
+        for line in shown(tmp_path, contents, "markdown").splitlines()
+        if line.startswith("| ") and line[2].isdigit()
+    }
+    assert rows == {"with": "yes", "without": "", "silent": "not stated"}
+    page = render_page([load_result(tmp_path / str(i)) for i in range(3)], title="t")
+    assert page.count("extra data: not stated") == 1
+    for format in FORMATS:
+        assert "silent" in render(build_table([load_result(tmp_path / "2")]), format), (
+            "a table of such rows alone"
+        )

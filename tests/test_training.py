@@ -142,7 +142,7 @@ def test_averaged_weights_are_what_is_delivered(tmp_path, digits):
     assert not torch.equal(plain.state_dict()["head.weight"], averaged.state_dict()["head.weight"])
 
 
-def interrupted_like_unbroken(recipe, data, folder):
+def check_resume(recipe, data, folder):
     """Train two epochs whole, and again with a stop in the second; checks that bytes agree."""
     whole, broken = folder / "whole", folder / "broken"
     train(recipe, data, out=whole, device=CPU, threads=1)
@@ -168,7 +168,7 @@ class TwoNetworks(Defense):
 def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
     recipe = load_recipe("digits_standard", [*QUICK, "--training.epochs", "2"])
     two = type(recipe)(**{**vars(recipe), "defense": TwoNetworks()})
-    whole = interrupted_like_unbroken(two, digits, tmp_path)
+    whole = check_resume(two, digits, tmp_path)
     state = torch.load(whole / "state.pt", weights_only=True)
     roles = state["networks"]
     assert not torch.equal(roles["natural"]["head.weight"], roles[ROBUST]["head.weight"])
@@ -225,7 +225,7 @@ class Drawing(Defense):
 def test_a_method_that_draws_by_itself_resumes_with_the_same_bytes(tmp_path, digits):
     recipe = load_recipe("digits_standard", [*QUICK, "--training.epochs", "2"])
     drawing = type(recipe)(**{**vars(recipe), "defense": Drawing()})
-    interrupted_like_unbroken(drawing, digits, tmp_path)
+    check_resume(drawing, digits, tmp_path)
 
 
 def test_threads_below_one_are_refused(tmp_path, digits):
