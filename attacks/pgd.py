@@ -46,6 +46,7 @@ def pgd(
     mode: BnMode = "eval",
     stream: str = "pgd",
     on_step: Callable[[int, Tensor], None] | None = None,
+    finite: FiniteCheck | None = None,
 ) -> Tensor:
     """Untargeted PGD (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1).
 
@@ -76,6 +77,8 @@ def pgd(
         stream: name of the random stream, so that two attacks on one example draw apart.
         on_step: called with (k, logits (B, K) at iterate k) for each forward pass of a restart;
             k = 0 is the start. GAIRAT counts its kappa from it.
+        finite: takes the notes of losses and gradients, for a caller who looks later (training
+            waits for the device once an epoch); None raises here, at the end of each restart.
 
     Returns:
         x_adv (B, C, H, W), detached, inside ball and box; a failed example yields what `keep` says.
@@ -105,19 +108,20 @@ def pgd(
             if steps == 0 or keep != "last":  # no step will bring it inside
                 x_adv = project(x_adv, x, norm=norm, eps=eps) if steps else x_adv.clamp(0.0, 1.0)
             trail: _Scored | None = None
-            finite = FiniteCheck(x.device)
+            watch = finite or FiniteCheck(x.device)
             for step in range(steps):
                 x_adv = x_adv.detach().requires_grad_(True)
                 with torch.enable_grad():
                     now = score(x_adv, step)
                     (gradient,) = torch.autograd.grad(now.loss.sum(), x_adv)
                 with torch.no_grad():
-                    finite.note(step, now.loss, gradient)
+                    watch.note(step, now.loss, gradient)
                     if keep != "last":
                         trail = now.after(trail, keep)
                     x_adv = x_adv + alpha * steepest_ascent(gradient, norm=norm)
                     x_adv = project(x_adv, x, norm=norm, eps=eps)
-            finite.raise_if_not("loss or gradient", f"step {{}} of {steps}")
+            if finite is None:
+                watch.raise_if_not("loss or gradient", f"step {{}} of {steps}")
             if keep == "last" and restarts == 1:
                 return x_adv.detach()
             with torch.no_grad():

@@ -20,11 +20,14 @@ class Entry:
         target: `"package.module:object"`, imported only when the object is asked for.
         summary: one line for `rbl list`.
         source: paper, equation or data sheet; for a third party the distribution's name.
+        status: how it relates to its source where that needs saying: `"faithful"` to the authors'
+            code or text, `"reconstruction"`, or `"from memory"`.
     """
 
     target: str
     summary: str
     source: str = ""
+    status: str = ""
 
 
 class Registry(Mapping[str, Entry]):

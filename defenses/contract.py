@@ -1,4 +1,4 @@
-"""What every defense is: hyperparameters, and an objective for one batch."""
+"""What every defense is: hyperparameters, crafting, and an objective for one batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+
+from robustbench_lite.defenses.label_losses import LabelLoss
+from robustbench_lite.defenses.outliers import Outliers
 
 ROBUST = "robust"  # the network that is delivered
 
@@ -22,6 +26,9 @@ class Batch:
         ids: places in the training set (B,), int64: with the seed they fix crafting's draws.
         epoch: from 1.
         seed: differs from epoch to epoch.
+        class_counts: training images of each class (K,), int64.
+        label_loss: the recipe's loss on labels.
+        outliers: augmented outliers (M, C, H, W) like `x`, where the defense asks for them.
     """
 
     x: Tensor
@@ -29,6 +36,17 @@ class Batch:
     ids: Tensor
     epoch: int
     seed: int
+    class_counts: Tensor
+    label_loss: LabelLoss
+    outliers: Tensor | None = None
+
+    def label_losses(self, logits: Tensor) -> Tensor:
+        """The recipe's loss on labels: logits (B, K) to (B,); cross-entropy unless it says more."""
+        return self.label_loss.per_example(logits, self.y, self.class_counts)
+
+    def accuracy(self, logits: Tensor) -> Tensor:
+        """Share of `logits` (B, K) whose largest is the label's: 0-dim, without a graph."""
+        return (logits.detach().argmax(dim=1) == self.y).float().mean()
 
 
 @dataclass(frozen=True)
@@ -45,20 +63,72 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class JointNetwork:
+    """A second network that is trained with the delivered one, from its own initialisation.
+
+    Args:
+        architecture: registered name.
+    """
+
+    architecture: str
+
+
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """A network that is trained already: it stays in eval mode, without gradients.
+
+    Args:
+        source: a checkpoint folder, or the name of a recipe, which is then trained first, in a
+            folder of the role's name inside the run.
+    """
+
+    source: str
+
+
+@dataclass(frozen=True)
 class Defense(ABC):
     """A method: its frozen hyperparameters are its fields, its loss is `objective`.
 
-    A method that trains a second network beside the delivered one names it in `extra_networks`
-    (role to architecture); the loop builds it, optimises it and stores it for resuming.
+    A step is `craft`, then `objective` on what was crafted. They are apart so that adversarial
+    weight perturbation can evaluate the objective twice on the same crafted images.
     """
 
-    extra_networks: ClassVar[Mapping[str, str]] = {}
+    required_label_loss: ClassVar[str | None] = None
+    """The only `label_loss.name` with which the method is itself; None where any will do."""
+
+    @property
+    def extra_networks(self) -> Mapping[str, JointNetwork | FrozenNetwork]:
+        """Networks beside the delivered one, by role; the loop builds, trains and stores them."""
+        return {}
+
+    @property
+    def outlier_source(self) -> Outliers | None:
+        """Where `Batch.outliers` come from; None for a method that has none."""
+        return None
+
+    def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
+        """Images to train on and what was learnt in making them, by name; all without a graph.
+
+        Args:
+            networks: as in `objective`; modes, parameters and gradients are left as they were.
+            batch: images, labels and what fixes the draws.
+        """
+        del networks, batch
+        return {}
 
     @abstractmethod
-    def objective(self, networks: Mapping[str, nn.Module], batch: Batch) -> Objective:
-        """The loss of one batch; all networks come in train mode and must be left so.
+    def objective(
+        self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
+    ) -> Objective:
+        """The loss of one batch; trained networks come in train mode and must be left so.
 
         Args:
             networks: `"robust"`, and one per role in `extra_networks`.
-            batch: images, labels and what fixes the draws.
+            batch: images and labels.
+            crafted: what `craft` returned.
         """
+
+
+def weighted_mean(weights: Tensor, losses: Tensor) -> Tensor:
+    """(1/B) sum_i w_i l_i: the divisor is the batch, never the sum of the weights."""
+    return torch.mean(weights * losses)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.model_state import BnMode
 from robustbench_lite.attacks.pgd import Start, pgd
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
@@ -37,8 +39,26 @@ class Crafting:
     def __post_init__(self) -> None:
         ThreatModel(self.norm, self.eps)  # raises on a radius in 0-255 units
 
-    def __call__(self, model: nn.Module, batch: Batch, *, loss: str) -> Tensor:
-        """x_adv (B, C, H, W), detached; `loss` is `"ce"` or `"kl"` (see `pgd`)."""
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        loss: str,
+        kappa: float | None = None,
+        stream: str = "crafting",
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """x_adv (B, C, H, W), detached.
+
+        Args:
+            model: the network attacked.
+            batch: images, labels, and ids and seed that fix the start.
+            loss: what is ascended, a name of `attacks.losses.LOSSES`.
+            kappa: confidence of the margin loss.
+            stream: name of the random stream, so that two attacks of one step start apart.
+            on_step: called with (k, logits (B, K) at iterate k) before step k = 0 .. steps - 1.
+        """
         return pgd(
             model,
             batch.x,
@@ -53,6 +73,10 @@ class Crafting:
             keep="last",
             ids=batch.ids,
             seed=batch.seed,
+            kappa=kappa,
             mode=self.bn_mode,
-            stream="crafting",
+            stream=stream,
+            on_step=on_step,
+            # A gradient that is not finite makes the training loss so, which the loop watches.
+            finite=FiniteCheck(batch.x.device),
         )

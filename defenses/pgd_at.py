@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
 from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
 from robustbench_lite.defenses.crafting import Crafting
@@ -25,10 +24,14 @@ class PgdAt(Defense):
 
     crafting: Crafting
 
-    def objective(self, networks: Mapping[str, nn.Module], batch: Batch) -> Objective:
-        model = networks[ROBUST]
-        x_adv = self.crafting(model, batch, loss="ce")
-        logits_adv = model(x_adv)
-        loss = functional.cross_entropy(logits_adv, batch.y)
-        correct = (logits_adv.detach().argmax(dim=1) == batch.y).float().mean()
-        return Objective(loss, {"adv_ce": loss.detach(), "adv_accuracy": correct})
+    def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
+        return {"x_adv": self.crafting(networks[ROBUST], batch, loss="ce")}
+
+    def objective(
+        self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
+    ) -> Objective:
+        logits_adv = networks[ROBUST](crafted["x_adv"])
+        loss = batch.label_losses(logits_adv).mean()
+        return Objective(
+            loss, {"adv_loss": loss.detach(), "adv_accuracy": batch.accuracy(logits_adv)}
+        )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
 from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
 
@@ -15,6 +14,10 @@ from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
 class Standard(Defense):
     """Empirical risk minimisation: L = CE(f(x), y)."""
 
-    def objective(self, networks: Mapping[str, nn.Module], batch: Batch) -> Objective:
-        loss = functional.cross_entropy(networks[ROBUST](batch.x), batch.y)
-        return Objective(loss, {"clean_ce": loss.detach()})
+    def objective(
+        self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
+    ) -> Objective:
+        del crafted
+        logits = networks[ROBUST](batch.x)
+        loss = batch.label_losses(logits).mean()
+        return Objective(loss, {"clean_loss": loss.detach()})

@@ -6,25 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from robustbench_lite.attacks.losses import kl_to_clean
 from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
 from robustbench_lite.defenses.crafting import Crafting
-
-
-def trades_terms(
-    logits: Tensor, logits_adv: Tensor, target: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor]:
-    """CE(z, y) and KL(softmax(target) || softmax(z')), both means over the batch.
-
-    Args:
-        logits: z, of clean images (B, K).
-        logits_adv: z', of crafted images (B, K).
-        target: the KL's clean side (B, K): z again, not detached.
-        y: labels (B,).
-    """
-    return functional.cross_entropy(logits, y), kl_to_clean(logits_adv, target).mean()
 
 
 @dataclass(frozen=True)
@@ -44,17 +29,22 @@ class Trades(Defense):
     beta: float
     double_clean_forward: bool
 
-    def objective(self, networks: Mapping[str, nn.Module], batch: Batch) -> Objective:
-        """Crafting in its own mode; then the train-mode forwards f(x), f(x') (and f(x) again)."""
+    def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
+        return {"x_adv": self.crafting(networks[ROBUST], batch, loss="kl")}
+
+    def objective(
+        self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
+    ) -> Objective:
+        """Train-mode forwards f(x), f(x') (and f(x) again), in this order."""
         model = networks[ROBUST]
-        x_adv = self.crafting(model, batch, loss="kl")
         logits = model(batch.x)
-        logits_adv = model(x_adv)
+        logits_adv = model(crafted["x_adv"])
         target = model(batch.x) if self.double_clean_forward else logits
-        clean_ce, kl = trades_terms(logits, logits_adv, target, batch.y)
+        clean_loss = batch.label_losses(logits).mean()
+        kl = kl_to_clean(logits_adv, target).mean()  # the clean side is not detached
         scalars = {
-            "clean_ce": clean_ce.detach(),
+            "clean_loss": clean_loss.detach(),
             "kl": kl.detach(),
-            "adv_accuracy": (logits_adv.detach().argmax(dim=1) == batch.y).float().mean(),
+            "adv_accuracy": batch.accuracy(logits_adv),
         }
-        return Objective(clean_ce + self.beta * kl, scalars)
+        return Objective(clean_loss + self.beta * kl, scalars)

@@ -5,59 +5,14 @@ from fractions import Fraction
 
 import pytest
 import torch
-from torch import nn
+from defense_cases import Z_ADV, Y, Z, crafting, evaluate, one_step
 
 from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.defenses.contract import ROBUST, Batch
-from robustbench_lite.defenses.crafting import Crafting
 from robustbench_lite.defenses.pgd_at import PgdAt
 from robustbench_lite.defenses.standard import Standard
 from robustbench_lite.defenses.trades import Trades
 
-Z_ADV = [[2.0, 0, -1], [0, 1, 3], [1, 1.5, 0]]
-Z = [[3.0, 0, -1], [0, 2, 1], [1.5, 1, 0]]
-Y = [0, 1, 0]
 Z_ADV2, Z2, Y2 = [[1.0, 0, -1], [0, 2, 1]], [[2.0, 0, -1], [0, 3, 0]], [0, 1]
-
-
-class Scripted(nn.Module):
-    """Gives prescribed logits: those of `order` in turn in train mode, z while crafting."""
-
-    def __init__(self, z, z_adv, order):
-        super().__init__()
-        self.z = nn.Parameter(torch.tensor(z, dtype=torch.float64))
-        self.z_adv = nn.Parameter(torch.tensor(z_adv, dtype=torch.float64))
-        self.order, self.calls = order, 0
-
-    def forward(self, x):
-        if not self.training:
-            return self.z
-        name = self.order[self.calls]
-        self.calls += 1
-        return getattr(self, name)
-
-
-def crafting(**changes):
-    arguments = {
-        "norm": "Linf",
-        "eps": Fraction(1, 10),
-        "alpha": Fraction(1, 40),
-        "steps": 0,
-        "start": "none",
-        "bn_mode": "eval",
-    }
-    return Crafting(**(arguments | changes))
-
-
-def evaluate(defense, order, z=Z, z_adv=Z_ADV, y=Y):
-    model = Scripted(z, z_adv, order)
-    x = torch.rand(len(y), 1, 2, 2, dtype=torch.float64)
-    batch = Batch(x, torch.tensor(y), torch.arange(len(y)), epoch=1, seed=0)
-    objective = defense.objective({ROBUST: model}, batch)
-    objective.loss.backward()
-    assert model.calls == len(order), "every scripted forward pass happens, in this order"
-    assert all(not value.requires_grad for value in objective.scalars.values())
-    return objective.loss.item(), model
 
 
 def test_standard_is_clean_cross_entropy():
@@ -70,7 +25,7 @@ def test_standard_is_clean_cross_entropy():
     [(Z, Z_ADV, Y, 1.1479408815), (Z2, Z_ADV2, Y2, 0.4076059644)],
 )
 def test_pgd_at_is_cross_entropy_of_the_crafted_batch_alone(z, z_adv, y, expected):
-    loss, model = evaluate(PgdAt(crafting()), ["z_adv"], z, z_adv, y)
+    loss, model = evaluate(PgdAt(crafting()), ["z_adv"], y, z=z, z_adv=z_adv)
     assert loss == pytest.approx(expected, abs=1e-9)
     assert model.z.grad is None
 
@@ -86,7 +41,7 @@ def test_pgd_at_is_cross_entropy_of_the_crafted_batch_alone(z, z_adv, y, expecte
     ],
 )
 def test_trades_gives_the_sheet_values(beta, z, z_adv, y, expected):
-    loss, _ = evaluate(Trades(crafting(), beta, False), ["z", "z_adv"], z, z_adv, y)
+    loss, _ = evaluate(Trades(crafting(), beta, False), ["z", "z_adv"], y, z=z, z_adv=z_adv)
     assert loss == pytest.approx(expected, abs=1e-9)
 
 
@@ -109,32 +64,6 @@ def test_trades_gradients_reach_both_sides(double, order):
         torch.testing.assert_close(
             grad, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9
         )
-
-
-class Recording(nn.Module):
-    """A network with BatchNorm that keeps every batch it sees in train mode."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.norm, self.out = nn.BatchNorm2d(1), nn.Linear(9, 3)
-        self.seen = []
-
-    def forward(self, x):
-        if self.training:
-            self.seen.append(x.detach().clone())
-        return self.out(self.norm(x).flatten(1))
-
-
-def one_step(defense, x=None, y=None, seed=0):
-    model = Recording().train()
-    x = 0.2 + 0.6 * torch.rand(8, 1, 3, 3, generator=torch.Generator().manual_seed(3))
-    y = torch.arange(8) % 3 if y is None else y
-    batch = Batch(x, y, torch.arange(8), epoch=1, seed=seed)
-    before = model.norm.num_batches_tracked.item()
-    objective = defense.objective({ROBUST: model}, batch)
-    assert model.training
-    return model, x, model.norm.num_batches_tracked.item() - before, objective
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,23 @@
+"""What a method that trains with outliers asks of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Unlabelled images that belong to no class, a batch of them beside each batch of images.
+
+    Args:
+        source: a name of `rbl list outliers`, `dataset:NAME`, or `folder:PATH`.
+        count: images in the store; 0 takes all that the source has, or as many as there are
+            training images where they are made.
+        batch_size: outliers per batch.
+        seed: of synthetic sources, and of which images of another are taken in which order.
+    """
+
+    source: str
+    count: int
+    batch_size: int
+    seed: int
