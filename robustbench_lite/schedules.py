@@ -40,11 +40,47 @@ class Step(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
-    """Half a cosine from 1 to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983, Eq. 5)."""
+class PerEpoch(Schedule):
+    """A factor for each stretch of whole epochs, as code that sets the rate once an epoch does.
+
+    Args:
+        begin: first epoch of each stretch, from 1, rising; the first is 1.
+        factors: on the base learning rate, one for each stretch.
+    """
+
+    begin: tuple[int, ...]
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.begin, self.begin[1:], strict=False))
+        if not rising or self.begin[:1] != (1,) or len(self.begin) != len(self.factors):
+            raise InputError(
+                f"schedule.begin={list(self.begin)}, factors={list(self.factors)}: begin starts "
+                "with 1 and rises, and there is one factor for each"
+            )
 
     def factor(self, t: float, epochs: int) -> float:
-        return 0.5 * (1.0 + math.cos(math.pi * min(t / epochs, 1.0)))
+        epoch = max(math.ceil(t), 1)  # a step that ends at t = 2.0 belongs to epoch 2
+        return self.factors[sum(epoch >= begin for begin in self.begin) - 1]
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017, arXiv:1608.03983, Eq. 5).
+
+    Args:
+        final: factor at the end, in [0, 1].
+    """
+
+    final: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.final <= 1.0:
+            raise InputError(f"schedule.final={self.final} must be in [0, 1]")
+
+    def factor(self, t: float, epochs: int) -> float:
+        half = 0.5 * (1.0 + math.cos(math.pi * min(t / epochs, 1.0)))
+        return self.final + (1.0 - self.final) * half
 
 
 @dataclass(frozen=True)
@@ -70,7 +106,8 @@ SCHEDULES = Registry(
     "schedule",
     {
         "step": Entry("robustbench_lite.schedules:Step", "times gamma at milestones"),
-        "cosine": Entry("robustbench_lite.schedules:Cosine", "half a cosine to 0"),
+        "per_epoch": Entry("robustbench_lite.schedules:PerEpoch", "a factor for each stretch"),
+        "cosine": Entry("robustbench_lite.schedules:Cosine", "half a cosine"),
         "one_cycle": Entry("robustbench_lite.schedules:OneCycle", "linear up, linear down"),
     },
 )
