@@ -42,6 +42,8 @@ def test_every_registered_network_is_in_the_count_table() -> None:
 COUNTS = [
     # 272 + 8,224 + 156,900 + 1,010, layer by layer; no published count was found.
     ("small_cnn", MNIST, {}, 166_406),
+    # 320 + 9,248 + 18,496 + 36,928 + 205,000 + 40,200 + 2,010, layer by layer.
+    ("trades_small_cnn", MNIST, {}, 312_202),
     # Published: README of jvlmdr/flax-cifar ("ResNetV2-18 11,172,170").
     ("preact_resnet18", CIFAR, {}, 11_172_170),
     # Published for kuangliu's code, which lacks the last batch norm (2 * 512): 11,171,146.
@@ -51,6 +53,8 @@ COUNTS = [
     # Table 4 (ResNet-18, WideResNet-28-10, WideResNet-34-10).
     ("resnet18", CIFAR, {}, 11_173_962),
     ("resnet18_wide_map", CIFAR, {}, 11_173_962),  # strides hold no parameters
+    # Stated as 0.8M in Huang et al. 2017, Table 2; equals `densenet_count` of test_densenet.py.
+    ("densenet_bc_100_12", CIFAR, {}, 769_162),
     ("wrn28_10", CIFAR, {}, 36_479_194),
     ("wrn34_10", CIFAR, {}, 46_160_474),
     # Third-party notes only (184,531,674); equals `wide_resnet_count` below.
@@ -179,7 +183,7 @@ def test_wide_resnet_starts_as_the_trades_code_does() -> None:
     ("name", "changes", "message"),
     [
         ("resnet81", {}, "unknown architecture 'resnet81'; did you mean resnet18"),
-        ("resnet18", {"width": 3, "depth": 1}, "no option 'width', 'depth'; its options: none"),
+        ("wrn28_10", {"width": 3, "depth": 1}, "no option 'width', 'depth'; its options: none"),
         ("preact_resnet18", {"bn": True}, "its options: final_bn, shortcut_input"),
         ("preact_resnet18", {"final_bn": 1}, "final_bn=1 must be true or false"),
         ("preact_resnet18", {"shortcut_input": "raw"}, "'raw' must be"),

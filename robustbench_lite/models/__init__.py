@@ -28,6 +28,11 @@ MODELS = Registry(
             "2 convolutions, 2 linear layers; 28x28, 32x32 and 8x8 images",
             "Wong & Kolter 2018, arXiv:1711.00851",
         ),
+        "trades_small_cnn": Entry(
+            f"{_HERE}.trades_small_cnn:trades_small_cnn",
+            "4 convolutions, 3 linear layers, dropout; 28x28 and 32x32 images",
+            "Zhang et al. 2019 (TRADES), arXiv:1901.08573, authors' code",
+        ),
         "preact_resnet18": Entry(
             f"{_HERE}.preact_resnet:preact_resnet18",
             "pre-activation ResNet-18, CIFAR stem",
@@ -42,6 +47,11 @@ MODELS = Registry(
             f"{_HERE}.resnet:resnet18_wide_map",
             "ResNet-18 with strides 1,1,2,2: LBGAT's natural network",
             "Cui et al. 2021, arXiv:2011.11164, authors' code",
+        ),
+        "densenet_bc_100_12": Entry(
+            f"{_HERE}.densenet:densenet_bc_100_12",
+            "DenseNet-BC, depth 100, growth 12: ALOE's network",
+            "Huang et al. 2017, arXiv:1608.06993; as in Chen et al. 2020, arXiv:2003.09711",
         ),
         "wrn28_10": Entry(
             f"{_HERE}.wide_resnet:wrn28_10",

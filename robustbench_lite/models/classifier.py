@@ -1,12 +1,17 @@
-"""What every built-in network is: a normalisation layer, features, and a linear head."""
+"""What every built-in network is: a normalisation layer, features, and a linear or cosine head."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from robustbench_lite.attacks.errors import InputError
+
+HeadKind = Literal["linear", "cosine"]
 
 
 class Normalize(nn.Module):
@@ -33,6 +38,42 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class CosineHead(nn.Module):
+    """Logits are cosines, in [-1, 1]: unit-norm features times unit-norm class vectors, no bias.
+
+    The normalised classifier of LDAM (Cao et al. 2019, arXiv:1906.07413, Sec. 3.2), `NormedLinear`
+    in the authors' code, initialised as there: uniform directions scaled to norm 1. Its
+    scale s and margins are the loss's. Zero features give zero logits.
+
+    Args:
+        in_features: d.
+        num_classes: K.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        directions = torch.empty(num_classes, in_features).uniform_(-1.0, 1.0)
+        self.weight = nn.Parameter(F.normalize(directions, dim=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `(B, d)` -> cosines `(B, K)`."""
+        return F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+
+
+def make_head(kind: HeadKind, in_features: int, num_classes: int) -> nn.Linear | CosineHead:
+    """The last layer of a network, by the option `head`.
+
+    Raises:
+        InputError: for another kind.
+    """
+    if kind not in get_args(HeadKind):
+        raise InputError(f'head={kind!r} must be "linear" or "cosine"')
+    if kind == "cosine":
+        return CosineHead(in_features, num_classes)
+    return nn.Linear(in_features, num_classes)
+
+
 class Classifier(nn.Module):
     """A network whose logits are `head(features(x))`; a family adds `features` and `head`.
 
@@ -53,7 +94,7 @@ class Classifier(nn.Module):
     build_arguments: Mapping[str, object]
     """What `build_model` was called with (else empty); `save_checkpoint` checks the card by it."""
 
-    head: nn.Linear
+    head: nn.Linear | CosineHead
 
     def __init__(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
         super().__init__()
@@ -62,7 +103,7 @@ class Classifier(nn.Module):
         self.normalize: nn.Module = nn.Identity() if plain else Normalize(mean or (), std or ())
 
     def features(self, x: Tensor) -> Tensor:
-        """The input of the last linear layer: `(B, C, H, W)` in [0, 1] -> `(B, d)`."""
+        """The input of the last layer: `(B, C, H, W)` in [0, 1] -> `(B, d)`."""
         raise NotImplementedError(f"{type(self).__name__} must define features(x)")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.models.classifier import Classifier
+from robustbench_lite.models.classifier import Classifier, HeadKind, make_head
+from robustbench_lite.models.random_masks import (
+    MaskDraw,
+    MaskOptions,
+    MaskPattern,
+    RandomMask,
+    masked,
+)
 
 ShortcutInput = Literal["activation", "input"]
 
@@ -38,14 +45,33 @@ class PreActBlock(nn.Module):
                 nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
             )
         self.shortcut_input = shortcut_input
+        self.mask1: RandomMask | None = None
+        self.mask2: RandomMask | None = None
+
+    def add_masks(self, draw: MaskDraw, name: str, size: tuple[int, int]) -> tuple[int, int]:
+        """Mask both pre-activations; the shortcut's path itself stays unmasked.
+
+        Args:
+            draw: gives the masks.
+            name: of the block in its network.
+            size: `(H, W)` of its input.
+
+        Returns:
+            `(H, W)` of its output.
+        """
+        stride = self.conv1.stride[0]
+        height, width = -(-size[0] // stride), -(-size[1] // stride)
+        self.mask1 = draw(f"{name}.mask1", (self.conv1.in_channels, *size))
+        self.mask2 = draw(f"{name}.mask2", (self.conv1.out_channels, height, width))
+        return height, width
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_planes, H, W)` -> `(B, planes, H / stride, W / stride)`."""
-        activation = F.relu(self.bn1(x))
+        activation = F.relu(masked(self.bn1(x), self.mask1))
         shortcut = x
         if self.shortcut is not None:
             shortcut = self.shortcut(activation if self.shortcut_input == "activation" else x)
-        out = F.relu(self.bn2(self.conv1(activation)))
+        out = F.relu(masked(self.bn2(self.conv1(activation)), self.mask2))
         result: Tensor = self.conv2(out) + shortcut
         return result
 
@@ -62,6 +88,9 @@ class PreActResNet18(Classifier):
         std: per channel, or None for no normalisation.
         final_bn: batch norm and ReLU before the pool.
         shortcut_input: what a convolutional shortcut sees.
+        image_size: `(H, W)`; only masks depend on it.
+        masks: shallow ones on the pre-activations of stages 1 and 2, deep ones on those of 3 and 4.
+        head: `"linear"` or `"cosine"`.
     """
 
     public_names: ClassVar[Mapping[str, str]] = {"linear": "head", "fc": "head"}
@@ -75,6 +104,9 @@ class PreActResNet18(Classifier):
         *,
         final_bn: bool,
         shortcut_input: ShortcutInput,
+        image_size: tuple[int, int],
+        masks: MaskOptions,
+        head: HeadKind,
     ) -> None:
         super().__init__(mean, std)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
@@ -83,7 +115,13 @@ class PreActResNet18(Classifier):
         self.layer3 = _stage(128, 256, 2, shortcut_input)
         self.layer4 = _stage(256, 512, 2, shortcut_input)
         self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(512) if final_bn else None
-        self.head = nn.Linear(512, num_classes)
+        size = image_size
+        for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
+            draw = masks.shallow if number <= 2 else masks.deep
+            for place, block in enumerate(stage):
+                assert isinstance(block, PreActBlock)
+                size = block.add_masks(draw, f"layer{number}.{place}", size)
+        self.head = make_head(head, 512, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
         """Images `(B, C, H, W)` in [0, 1] -> `(B, 512)`."""
@@ -112,6 +150,11 @@ def preact_resnet18(
     std: tuple[float, ...] | None,
     final_bn: bool = True,
     shortcut_input: ShortcutInput = "activation",
+    shallow_drop: float = 0.0,
+    deep_drop: float = 0.0,
+    mask_seed: int = 0,
+    mask_pattern: MaskPattern = "free",
+    head: HeadKind = "linear",
 ) -> PreActResNet18:
     """Build the PreActResNet-18 of Rice et al. 2020 (arXiv:2002.11569), or a public variant of it.
 
@@ -121,14 +164,24 @@ def preact_resnet18(
     et al.'s fast_adversarial, feed the shortcut with the block's raw input
     (`shortcut_input="input"`). The last difference leaves no trace in the weights.
 
+    Masks are those of Random Mask (Luo et al., arXiv:2007.14249), which has none for this network.
+    Their places are ours, as in the authors' SENet-18, a pre-activation network too: a masked
+    convolution is conv(ReLU(M * BN(x))); the stem, the shortcut paths and the last batch norm are
+    not masked, and a shortcut that sees the activation sees the masked one. Eight in each part.
+
     Args:
         num_classes: K.
         in_channels: C.
-        image_size: any: the pool is global.
+        image_size: any, as the pool is global; masks tie the network to it.
         mean: per channel, or None for no normalisation.
         std: per channel, or None for no normalisation.
         final_bn: batch norm and ReLU before the pool.
         shortcut_input: `"activation"` (after batch norm and ReLU) or `"input"` (before them).
+        shallow_drop: share of zeros on the pre-activations of stages 1 and 2; 0 for no mask.
+        deep_drop: share of zeros on those of stages 3 and 4; 0 for no mask.
+        mask_seed: of the masks.
+        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
+        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
 
     Returns:
         A network of 11,172,170 parameters for RGB and 10 classes (11,171,146 without `final_bn`).
@@ -136,11 +189,18 @@ def preact_resnet18(
     Raises:
         InputError: for options outside these.
     """
-    del image_size
     if not isinstance(final_bn, bool):
         raise InputError(f"final_bn={final_bn!r} must be true or false")
     if shortcut_input not in get_args(ShortcutInput):
         raise InputError(f'shortcut_input={shortcut_input!r} must be "activation" or "input"')
     return PreActResNet18(
-        num_classes, in_channels, mean, std, final_bn=final_bn, shortcut_input=shortcut_input
+        num_classes,
+        in_channels,
+        mean,
+        std,
+        final_bn=final_bn,
+        shortcut_input=shortcut_input,
+        image_size=image_size,
+        masks=MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern),
+        head=head,
     )

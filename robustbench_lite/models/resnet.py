@@ -8,7 +8,15 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.models.classifier import Classifier
+from robustbench_lite.models.classifier import Classifier, HeadKind, make_head
+from robustbench_lite.models.random_masks import (
+    NO_MASKS,
+    MaskDraw,
+    MaskOptions,
+    MaskPattern,
+    RandomMask,
+    masked,
+)
 
 
 class BasicBlock(nn.Module):
@@ -31,12 +39,36 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes)
             )
+        self.mask1: RandomMask | None = None
+        self.mask2: RandomMask | None = None
+        self.shortcut_mask: RandomMask | None = None
+
+    def add_masks(self, draw: MaskDraw, name: str, size: tuple[int, int]) -> tuple[int, int]:
+        """Mask both convolutions and, where it has one, the shortcut's.
+
+        Args:
+            draw: gives the masks.
+            name: of the block in its network.
+            size: `(H, W)` of its input.
+
+        Returns:
+            `(H, W)` of its output.
+        """
+        stride = self.conv1.stride[0]
+        height, width = -(-size[0] // stride), -(-size[1] // stride)
+        shape = (self.conv1.out_channels, height, width)
+        self.mask1 = draw(f"{name}.mask1", shape)
+        self.mask2 = draw(f"{name}.mask2", shape)
+        if len(self.shortcut):
+            self.shortcut_mask = draw(f"{name}.shortcut_mask", shape)
+        return height, width
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in_planes, H, W)` -> `(B, planes, H / stride, W / stride)`."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))
+        out = F.relu(masked(self.bn1(self.conv1(x)), self.mask1))
+        out = masked(self.bn2(self.conv2(out)), self.mask2)
+        # The sum is not masked: where the branch is, the shortcut alone remains.
+        return F.relu(out + masked(self.shortcut(x), self.shortcut_mask))
 
 
 class ResNet18(Classifier):
@@ -52,6 +84,9 @@ class ResNet18(Classifier):
         strides: of the four stages.
         mean: per channel, or None for no normalisation.
         std: per channel, or None for no normalisation.
+        image_size: `(H, W)`; only masks depend on it.
+        masks: shallow ones on the stem and stages 1 and 2, deep ones on stages 3 and 4.
+        head: `"linear"` or `"cosine"`.
     """
 
     public_names: ClassVar[Mapping[str, str]] = {"linear": "head", "fc": "head"}
@@ -63,6 +98,10 @@ class ResNet18(Classifier):
         strides: tuple[int, int, int, int],
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
+        *,
+        image_size: tuple[int, int],
+        masks: MaskOptions,
+        head: HeadKind,
     ) -> None:
         super().__init__(mean, std)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
@@ -71,11 +110,18 @@ class ResNet18(Classifier):
         self.layer2 = _stage(64, 128, strides[1])
         self.layer3 = _stage(128, 256, strides[2])
         self.layer4 = _stage(256, 512, strides[3])
-        self.head = nn.Linear(512, num_classes)
+        self.stem_mask = masks.shallow("stem_mask", (64, *image_size))
+        size = image_size
+        for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
+            draw = masks.shallow if number <= 2 else masks.deep
+            for place, block in enumerate(stage):
+                assert isinstance(block, BasicBlock)
+                size = block.add_masks(draw, f"layer{number}.{place}", size)
+        self.head = make_head(head, 512, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
         """Images `(B, C, H, W)` in [0, 1] -> `(B, 512)`."""
-        out: Tensor = F.relu(self.bn1(self.conv1(self.normalize(x))))
+        out: Tensor = F.relu(masked(self.bn1(self.conv1(self.normalize(x))), self.stem_mask))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))  # (B, 512, h, w)
         return out.mean(dim=(2, 3))
 
@@ -91,10 +137,42 @@ def resnet18(
     image_size: tuple[int, int],
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
+    shallow_drop: float = 0.0,
+    deep_drop: float = 0.0,
+    mask_seed: int = 0,
+    mask_pattern: MaskPattern = "free",
+    head: HeadKind = "linear",
 ) -> ResNet18:
-    """The usual CIFAR ResNet-18, strides 1,2,2,2; 11,173,962 parameters for RGB and 10 classes."""
-    del image_size  # any size: the pool is global
-    return ResNet18(num_classes, in_channels, (1, 2, 2, 2), mean, std)
+    """The usual CIFAR ResNet-18, strides 1,2,2,2; 11,173,962 parameters for RGB and 10 classes.
+
+    Masks are those of Random Mask (Luo et al., arXiv:2007.14249), in the authors' places: after
+    the batch norm of every convolution of a part, ten in each. They hold no parameters.
+
+    Args:
+        num_classes: K.
+        in_channels: C.
+        image_size: any, as the pool is global; masks tie the network to it.
+        mean: per channel, or None for no normalisation.
+        std: per channel, or None for no normalisation.
+        shallow_drop: share of zeros on the stem and stages 1 and 2; 0 for no mask.
+        deep_drop: share of zeros on stages 3 and 4; 0 for no mask.
+        mask_seed: of the masks.
+        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
+        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
+
+    Raises:
+        InputError: for options outside these.
+    """
+    return ResNet18(
+        num_classes,
+        in_channels,
+        (1, 2, 2, 2),
+        mean,
+        std,
+        image_size=image_size,
+        masks=MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern),
+        head=head,
+    )
 
 
 def resnet18_wide_map(
@@ -110,5 +188,13 @@ def resnet18_wide_map(
     Source: Cui et al. 2021 (arXiv:2011.11164), authors' code `models/resnetcifar.py`,
     `ResNet18_cifar`. Weights of `resnet18` fit it and mean another function.
     """
-    del image_size  # any size: the pool is global
-    return ResNet18(num_classes, in_channels, (1, 1, 2, 2), mean, std)
+    return ResNet18(
+        num_classes,
+        in_channels,
+        (1, 1, 2, 2),
+        mean,
+        std,
+        image_size=image_size,
+        masks=NO_MASKS,
+        head="linear",
+    )

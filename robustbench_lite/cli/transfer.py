@@ -1,0 +1,148 @@
+"""`rbl transfer`: images crafted on source networks, judged on target networks."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_lite.attacks.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from robustbench_lite.attacks.protocol import AttackSpec, Protocol
+    from robustbench_lite.model_source import LoadedModel
+
+_HEADINGS = ("Source", "Target", "Clean", "Kept", "of", "Same label", "Accuracy", "95%")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print the table, and say where the file lies."""
+    from robustbench_lite.attacks.protocol import load_protocol
+    from robustbench_lite.datasets import dataset_info, load_split
+    from robustbench_lite.numerics import choose_device
+    from robustbench_lite.transfer import FILE, evaluate_transfer
+
+    protocol = load_protocol(arguments.protocol, eps=arguments.eps)
+    spec = _chosen(protocol, arguments.attack)
+    device = choose_device(arguments.device)
+    if arguments.dataset is not None:
+        dataset_info(arguments.dataset)  # an unknown name should not wait for the networks
+    sources, targets = (
+        [_network(name, arguments.allow_code, device) for name in names]
+        for names in (arguments.source, arguments.target)
+    )
+    dataset = arguments.dataset or _trained_on([*sources, *targets])
+    data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
+    n = len(data) if arguments.n is None else arguments.n
+    hashes = "".join(network.hash for network in (*sources, *targets))
+    terms = f"{protocol.id}-{spec.name}-{arguments.pixels}-{data.split}{n}-seed{arguments.seed}"
+    networks = hashlib.sha256(hashes.encode()).hexdigest()[:8]
+    folder = re.sub(r"[^\w.@-]", "_", f"{data.name}-{terms}-{networks}")
+    out = Path(arguments.out or Path("results") / "transfer" / folder)
+    result = evaluate_transfer(
+        sources,
+        targets,
+        data,
+        protocol,
+        spec,
+        out=out,
+        n=n,
+        seed=arguments.seed,
+        pixels=arguments.pixels,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+        device=device,
+    )
+    print(table(result))
+    print(f"result: {out / FILE}")
+
+
+def _chosen(protocol: Protocol, name: str | None) -> AttackSpec:
+    """The attack of that name; an only attack needs none."""
+    from robustbench_lite.attacks.registry import unknown_name
+
+    specs = {spec.name: spec for spec in protocol.attacks}
+    if name is None and len(specs) == 1:
+        return protocol.attacks[0]
+    if name is None:
+        raise InputError(f"protocol {protocol.name} has attacks {', '.join(specs)}: give --attack")
+    if name not in specs:
+        raise InputError(unknown_name("attack", name, specs))
+    return specs[name]
+
+
+def _network(name: str, allow_code: bool, device: torch.device) -> LoadedModel:
+    from robustbench_lite.model_source import resolve_model
+
+    if (Path(name) / "best" / "card.json").is_file():
+        folder = name.rstrip("/")
+        raise InputError(f"{folder} is a run folder: give {folder}/best or {folder}/last")
+    return resolve_model(name, allow_code=allow_code, device=device)
+
+
+def _trained_on(networks: Sequence[LoadedModel]) -> str:
+    """The data set that the checkpoints' cards name."""
+    names = sorted({network.card.dataset for network in networks if network.card})
+    if len(names) != 1:
+        found = f"were trained on {' and '.join(names)}" if names else "do not say their data set"
+        raise InputError(f"the networks {found}: add --dataset NAME")
+    return names[0]
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The pairs of a `transfer.json` as aligned columns.
+
+    "Kept" is the defense success rate, over the images named in "of"; "Same label" the share of
+    them to which the target gives the source's wrong label; "Accuracy" that over all images.
+    """
+    rows: list[tuple[str, ...]] = [_HEADINGS]
+    names = _names([*result["sources"], *result["targets"]])
+    for pair in result["pairs"]:
+        kept, plain = pair["defense_success_rate"], pair["accuracy"]
+        share = pair["repeat_label_share"]
+        rows.append(
+            (
+                names[pair["source"]],
+                names[pair["target"]],
+                _percent(pair["clean_accuracy"]["value"]),
+                "n/a" if kept is None else _percent(kept["value"]),
+                str(pair["counted"]),
+                "n/a" if share is None else _percent(share),
+                _percent(plain["value"]),
+                "{}-{}".format(*(f"{100 * end:.1f}" for end in plain["interval"])),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            text.ljust(width) if place < 2 else text.rjust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    pixels = "8-bit images" if result["pixels"] == "8bit" else "float32 images"
+    title = (
+        f"{result['attack']} of {result['protocol']['id']}, {result['dataset']['name']} "
+        f"{result['dataset']['split']}, {result['examples']['count']} {pixels}"
+    )
+    return "\n".join([title, *lines])
+
+
+def _names(networks: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Hash -> name, with a piece of the hash where two networks share a name."""
+    named = {network["hash"]: network["name"] for network in networks}
+    counts = Counter(named.values())
+    return {
+        key: f"{name} ({key.removeprefix('sha256:')[:8]})" if counts[name] > 1 else name
+        for key, name in named.items()
+    }
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
