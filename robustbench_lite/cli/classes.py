@@ -1,0 +1,210 @@
+"""`rbl classes`: accuracies and errors by class. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from robustbench_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from robustbench_lite.leaderboard.per_class import ClassSet, PerClass
+
+HEADINGS = (
+    *("Classes", "Images", "Clean", "95% interval", "Robust", "95% interval"),
+    *("Clean err", "Robust err"),
+)
+TITLE_WIDTH = 28
+CAPTIONS = (
+    "In percent, with 95% Wilson intervals. Robust: correct and broken by no attack.",
+    "Rows of several classes are over all images of those classes.",
+)
+CLASS_MEANS = "Class mean: of the classes' own values, because their numbers of images differ."
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print one table of all the results."""
+    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard.per_class import load_per_class
+
+    under = None if arguments.under is None else _labels(arguments.under)
+    results = []
+    for path in find_results(arguments.results):
+        info = dataset_info(load_result(path).dataset.name)
+        results.append(load_per_class(path, num_classes=info.num_classes, under=under))
+    if not results:
+        raise InputError(f"{', '.join(arguments.results)}: no result.json there or below")
+    render = {"terminal": _terminal, "markdown": _markdown, "csv": _csv, "json": _json}
+    print(render[arguments.format](results), end="")
+
+
+def _labels(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(f"--under {text!r} is no list of labels such as 5,6,7,8,9") from None
+
+
+def _sets(result: PerClass) -> Iterator[tuple[str, ClassSet]]:
+    """The sets of classes below the single ones, each with its title."""
+    yield "Overall", result.overall
+    if result.well is not None:
+        yield f"Well ({_ranges(result.well.labels)})", result.well
+    yield f"Under ({_ranges(result.under.labels)})", result.under
+
+
+def _ranges(labels: Sequence[int]) -> str:
+    """(0, 1, 2, 5) to "0-2, 5"."""
+    from robustbench_lite.leaderboard.display import shortened
+
+    runs: list[list[int]] = []
+    for label in labels:
+        if runs and label == runs[-1][-1] + 1:
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    text = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return shortened(text, TITLE_WIDTH)
+
+
+def _class_title(result: PerClass, one: ClassSet) -> str:
+    """A label, and its name where that says more."""
+    from robustbench_lite.datasets import dataset_info
+
+    (label,) = one.labels
+    name = dataset_info(result.result.dataset.name).class_names[label]
+    return str(label) if name == str(label) else f"{label} {name}"
+
+
+def _grid(result: PerClass) -> list[list[str]]:
+    """The rows of one result, as text."""
+    from robustbench_lite.leaderboard.display import percent
+
+    rows = [_row(_class_title(result, one), one) for one in result.classes]
+    for title, one in _sets(result):
+        rows.append(_row(title, one))
+        if not result.equal_sizes:
+            clean, robust = one.clean_class_mean, one.robust_class_mean
+            numbers = [percent(clean), "", percent(robust), "", percent(1 - clean)]
+            rows.append(["  class mean", "", *numbers, percent(1 - robust)])
+    rows.append(_row(f"Worst: {_class_title(result, result.worst)}", result.worst))
+    return rows
+
+
+def _row(title: str, one: ClassSet) -> list[str]:
+    from robustbench_lite.leaderboard.display import interval, percent
+
+    cells = [title, str(one.clean.n)]
+    for accuracy in (one.clean, one.robust):
+        cells += [percent(accuracy.value), interval(*accuracy.interval)]
+    return [*cells, percent(one.clean_error), percent(one.robust_error)]
+
+
+def _heading(result: PerClass) -> str:
+    """What was measured: one line."""
+    from robustbench_lite.leaderboard.display import examples, plain, shortened
+
+    about = result.result
+    name = shortened(plain(about.name), TITLE_WIDTH)
+    where = f"{plain(about.dataset.name)} {plain(about.dataset.split)}"
+    which = examples(about.first_example, about.n_examples)
+    return " · ".join([name, where, plain(about.protocol.id), which])
+
+
+def _captions(results: Sequence[PerClass]) -> list[str]:
+    """How to read the table."""
+    equal = all(result.equal_sizes for result in results)
+    return [*CAPTIONS] if equal else [*CAPTIONS, CLASS_MEANS]
+
+
+def _terminal(results: Sequence[PerClass]) -> str:
+    """One table, aligned throughout, with a heading above the rows of each result."""
+    grids = [_grid(result) for result in results]
+    everything = [HEADINGS, *(row for grid in grids for row in grid)]
+    widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        title, *numbers = cells
+        padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)]
+        return "  ".join([title.ljust(widths[0]), *padded])
+
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = []
+    for result, grid in zip(results, grids, strict=True):
+        lines += [_heading(result), rule, line(HEADINGS), rule, *map(line, grid), rule]
+    return "\n".join([*lines, *_captions(results)]) + "\n"
+
+
+def _markdown(results: Sequence[PerClass]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    lines = [line(["Result", *HEADINGS]), line(["---", "---", *["---:"] * (len(HEADINGS) - 1)])]
+    for result in results:
+        name = _code(result.result.name)
+        lines += [line([name, row[0].strip(), *row[1:]]) for row in _grid(result)]
+    headings = [f"- {_code(_heading(result))}" for result in results]
+    return "\n".join([*lines, "", *headings, "", *_captions(results)]) + "\n"
+
+
+def _code(text: str) -> str:
+    """Text from outside as a code span, which shows it as it is, in a table too."""
+    from robustbench_lite.leaderboard.display import plain
+
+    return "`" + plain(text).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _records(result: PerClass) -> list[dict[str, Any]]:
+    """One flat record per class and per set; fractions, never percent."""
+    about = result.result
+    single = [("class", one) for one in result.classes]
+    several = [(title.partition(" ")[0].lower(), one) for title, one in _sets(result)]
+    return [
+        {
+            "result": about.name,
+            "dataset": about.dataset.name,
+            "split": about.dataset.split,
+            "protocol_id": about.protocol.id,
+            "model_hash": about.model.hash,
+            "set": title,
+            "labels": list(one.labels),
+            "n": one.clean.n,
+            "clean_accuracy": one.clean.value,
+            "clean_lo": one.clean.interval[0],
+            "clean_hi": one.clean.interval[1],
+            "robust_accuracy": one.robust.value,
+            "robust_lo": one.robust.interval[0],
+            "robust_hi": one.robust.interval[1],
+            "clean_error": one.clean_error,
+            "robust_error": one.robust_error,
+            "clean_class_mean": one.clean_class_mean,
+            "robust_class_mean": one.robust_class_mean,
+            "attacks": {name: accuracy.value for name, accuracy in one.attacks.items()},
+        }
+        for title, one in [*single, *several, ("worst", result.worst)]
+    ]
+
+
+def _json(results: Sequence[PerClass]) -> str:
+    rows = [row for result in results for row in _records(result)]
+    return json.dumps({"rows": rows}, indent=2, allow_nan=False) + "\n"
+
+
+def _csv(results: Sequence[PerClass]) -> str:
+    """One flat table; each attack that any result has is a column, under its registered name."""
+    rows: list[dict[str, object]] = []
+    for result in results:
+        for record in _records(result):
+            attacks = record.pop("attacks")
+            rows.append({**record, "labels": " ".join(map(str, record["labels"])), **attacks})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
