@@ -19,6 +19,11 @@ ATTACKS = Registry(
             "projected gradient descent on CE, margin (CW), DLR or KL; Linf and L2",
             "Madry et al. 2018, arXiv:1706.06083",
         ),
+        "pgd_int": Entry(
+            f"{_HERE}.pgd_int:pgd_int",
+            "PGD in whole steps of 1/255, on labels or for and against confidence; Linf",
+            "Chen et al. 2020, arXiv:2003.09711 (ALOE)",
+        ),
         "cw_l2": Entry(
             f"{_HERE}.cw_l2:cw_l2",
             "Carlini-Wagner minimal L2 perturbation, binary search over c",

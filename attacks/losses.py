@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from robustbench_lite.attacks.errors import InputError
 
-LOSSES = ("ce", "margin", "dlr", "kl")
+LOSSES = ("ce", "margin", "dlr", "kl", "oe", "to_uniform", "to_one_hot")
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -55,6 +55,21 @@ def kl_to_clean(logits: Tensor, clean_logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
+def uniform_cross_entropy(logits: Tensor) -> Tensor:
+    """-(1/K) sum_k log p_k of each example: logits (B, K) to (B,), at least log K.
+
+    The outlier loss of Outlier Exposure (Hendrycks et al. 2019, arXiv:1812.04606) and of ALOE
+    (Chen et al. 2020, arXiv:2003.09711); it is log K + KL(uniform || p).
+    """
+    return torch.logsumexp(logits, dim=1) - logits.mean(dim=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """-sum_k p_k log p_k of each example: logits (B, K) to (B,), in [0, log K]."""
+    log_p = functional.log_softmax(logits, dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
 def check_loss(name: str, kappa: object) -> None:
     """Raise InputError for an unknown loss, or a margin without its kappa."""
     if name not in LOSSES:
@@ -69,7 +84,11 @@ def check_loss(name: str, kappa: object) -> None:
 def attack_loss(
     name: str, logits: Tensor, y: Tensor, *, clean_logits: Tensor | None, kappa: float | None
 ) -> Tensor:
-    """The loss called `name`, per example (B,); `kl` needs `clean_logits`, `margin` a `kappa`."""
+    """The loss called `name`, per example (B,); `kl` needs `clean_logits`, `margin` a `kappa`.
+
+    The last three of `LOSSES` use no labels: `oe` is `uniform_cross_entropy` (its ascent makes an
+    outlier confident), `to_uniform` is -oe and `to_one_hot` is -entropy.
+    """
     if name == "ce":
         return cross_entropy(logits, y)
     check_loss(name, kappa)
@@ -78,6 +97,12 @@ def attack_loss(
         return clipped_margin(logits, y, kappa=kappa)
     if name == "dlr":
         return dlr(logits, y)
+    if name == "oe":
+        return uniform_cross_entropy(logits)
+    if name == "to_uniform":
+        return -uniform_cross_entropy(logits)
+    if name == "to_one_hot":
+        return -entropy(logits)
     if clean_logits is None:
         raise InputError("loss 'kl' needs the clean logits")
     return kl_to_clean(logits, clean_logits)

@@ -1,4 +1,4 @@
-"""The defenses by name. Imports no torch; `DEFENSES.load(name)` does."""
+"""The defenses and the losses on labels by name. Imports no torch; `.load(name)` does."""
 
 from __future__ import annotations
 
@@ -13,17 +13,166 @@ DEFENSES = Registry(
             f"{_HERE}.standard:Standard",
             "cross-entropy on clean images: the undefended baseline",
             "empirical risk minimisation",
+            "faithful",
         ),
         "pgd_at": Entry(
             f"{_HERE}.pgd_at:PgdAt",
             "PGD adversarial training: cross-entropy on crafted images",
             "Madry et al. 2018, arXiv:1706.06083",
+            "faithful",
         ),
         "trades": Entry(
             f"{_HERE}.trades:Trades",
             "clean cross-entropy plus beta times KL(clean || crafted)",
             "Zhang et al. 2019, arXiv:1901.08573",
+            "faithful",
+        ),
+        "alp": Entry(
+            f"{_HERE}.alp:Alp",
+            "adversarial logit pairing, in the form LBGAT compares with or Kannan's",
+            "Kannan et al. 2018, arXiv:1803.06373",
+            "faithful",
+        ),
+        "bgat": Entry(
+            f"{_HERE}.bgat:Bgat",
+            "fits a frozen natural teacher's clean logits on crafted images",
+            "Cui et al. 2021, arXiv:2011.11164",
+            "faithful",
+        ),
+        "lbgat": Entry(
+            f"{_HERE}.lbgat:Lbgat",
+            "BGAT with a natural network that is trained jointly",
+            "Cui et al. 2021, arXiv:2011.11164",
+            "faithful",
+        ),
+        "lbgat_alp": Entry(
+            f"{_HERE}.lbgat:LbgatAlp",
+            "LBGAT plus logit pairing of the robust network",
+            "Cui et al. 2021, arXiv:2011.11164",
+            "faithful",
+        ),
+        "lbgat_trades": Entry(
+            f"{_HERE}.lbgat:LbgatTrades",
+            "LBGAT with the KL attack and alpha times TRADES' KL; alpha 0 is LBGAT0",
+            "Cui et al. 2021, arXiv:2011.11164",
+            "faithful",
+        ),
+        "irat": Entry(
+            f"{_HERE}.irat:Irat",
+            "GAIRAT: cross-entropy weighted by how many PGD steps an example resists",
+            "Zhang et al. 2021, arXiv:2010.01736",
+            "faithful",
+        ),
+        "mail_at": Entry(
+            f"{_HERE}.mail:MailAt",
+            "AT weighted by probabilistic margins",
+            "Wang et al. 2021, arXiv:2106.07904",
+            "faithful",
+        ),
+        "mail_trades": Entry(
+            f"{_HERE}.mail:MailTrades",
+            "TRADES whose KL is weighted by probabilistic margins",
+            "Wang et al. 2021, arXiv:2106.07904",
+            "faithful",
+        ),
+        "mail_mart": Entry(
+            f"{_HERE}.mail:MailMart",
+            "MART whose BCE is weighted by probabilistic margins",
+            "Wang et al. 2021, arXiv:2106.07904",
+            "faithful",
+        ),
+        "mart": Entry(
+            f"{_HERE}.mart:Mart",
+            "boosted cross-entropy plus KL weighted by clean misclassification",
+            "Wang et al. 2020, ICLR",
+            "faithful",
+        ),
+        "lrat": Entry(
+            f"{_HERE}.lrat:Lrat",
+            "weights inside each (image, crafted variants) pair, none across the batch",
+            "Gao et al. 2021, arXiv:2106.15776",
+            "reconstruction",
+        ),
+        "srat": Entry(
+            f"{_HERE}.srat:Srat",
+            "class-balanced AT plus separation of classes in feature space",
+            "Wang et al. 2021, arXiv:2107.13639",
+            "from memory",
+        ),
+        "cb_reweight": Entry(
+            f"{_HERE}.srat:CbReweight",
+            "AT with class weights by effective number",
+            "Cui et al. 2019, arXiv:1901.05555",
+            "faithful",
+        ),
+        "focal": Entry(
+            f"{_HERE}.srat:FocalAt",
+            "AT with the focal loss",
+            "Lin et al. 2017, arXiv:1708.02002",
+            "faithful",
+        ),
+        "ldam_drw": Entry(
+            f"{_HERE}.srat:LdamDrw",
+            "AT with label-distribution-aware margins, class weights from a late epoch on",
+            "Cao et al. 2019, arXiv:1906.07413",
+            "faithful",
+        ),
+        "aloe": Entry(
+            f"{_HERE}.aloe:Aloe",
+            "crafted inliers and crafted outliers, the latter pushed to uniform outputs",
+            "Chen et al. 2020, arXiv:2003.09711",
+            "faithful",
+        ),
+        "oe": Entry(
+            f"{_HERE}.aloe:Oe",
+            "outlier exposure: clean inliers and outliers",
+            "Hendrycks et al. 2019, arXiv:1812.04606",
+            "faithful",
+        ),
+        "acet": Entry(
+            f"{_HERE}.aloe:Acet",
+            "clean inliers, half of the outliers crafted to look confident (ATOM's form)",
+            "Hein et al. 2019, arXiv:1812.05720",
+            "faithful",
+        ),
+        "random_mask": Entry(
+            f"{_HERE}.random_mask:RandomMaskTraining",
+            "clean cross-entropy on a network with fixed random feature masks",
+            "Luo et al. 2020, arXiv:2007.14249",
+            "faithful",
         ),
     },
     entry_point_group="robustbench_lite.defenses",
 )
+
+LABEL_LOSSES = Registry(
+    "label loss",
+    {
+        "cross_entropy": Entry(
+            f"{_HERE}.label_losses:CrossEntropy",
+            "cross-entropy, smoothed where the recipe says so",
+            "Szegedy et al. 2016, arXiv:1512.00567",
+        ),
+        "encouraging": Entry(
+            f"{_HERE}.label_losses:Encouraging",
+            "cross-entropy plus a bonus for well-classified examples",
+            "Zhao et al. 2022, arXiv:2110.06537",
+        ),
+        "focal": Entry(
+            f"{_HERE}.label_losses:Focal",
+            "cross-entropy times (1 - p)^gamma",
+            "Lin et al. 2017, arXiv:1708.02002",
+        ),
+        "ldam": Entry(
+            f"{_HERE}.label_losses:Ldam",
+            "cross-entropy with a margin that grows with a class's rarity",
+            "Cao et al. 2019, arXiv:1906.07413",
+        ),
+    },
+)
+
+
+def shown_name(name: str) -> str:
+    """A defense's name as tables show it: what is not known to be its authors' method says so."""
+    status = DEFENSES[name].status if name in DEFENSES else ""
+    return f"{name} ({status})" if status in ("reconstruction", "from memory") else name

@@ -22,6 +22,7 @@ from robustbench_lite.attacks.random_numbers import fold_seed
 from robustbench_lite.attacks.run_attack import check_attack, run_attack
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
+from robustbench_lite.defenses.catalogue import shown_name
 from robustbench_lite.differences import first_line
 from robustbench_lite.errors import InputError
 from robustbench_lite.flags import EXAMPLES, measure_flags
@@ -184,7 +185,7 @@ def _header(
             "device_name": device_name(device),
         },
         about={
-            "defense": card.defense if card else "",
+            "defense": shown_name(card.defense) if card else "",
             "architecture": card.architecture if card else "",
             "parameters": source.parameters,
             # A recipe trains on its data set alone; of other networks nobody has said.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.attacks.registry import unknown_name
+from robustbench_lite.attacks.registry import Entry, Registry, unknown_name
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel, format_eps, parse_eps
-from robustbench_lite.defenses.catalogue import DEFENSES
+from robustbench_lite.datasets.imbalance import IMBALANCES, Imbalance
+from robustbench_lite.defenses.catalogue import DEFENSES, LABEL_LOSSES
 from robustbench_lite.schedules import SCHEDULES, Schedule
 
 if TYPE_CHECKING:
     from robustbench_lite.defenses.contract import Defense
+    from robustbench_lite.defenses.label_losses import LabelLoss
+    from robustbench_lite.weight_perturbation import WeightPerturbation
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,12 @@ class DataSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Args: name: a registered architecture."""
+    """Args: name: a registered architecture; normalization: `"dataset"` for its mean and std as
+    first layer, `"none"` for bare pixels; options: its own, such as `final_bn` or masks."""
 
     name: str
+    normalization: Literal["dataset", "none"]
+    options: dict[str, int | float | bool | str]
 
 
 @dataclass(frozen=True)
@@ -53,11 +59,14 @@ class OptimizerSection:
 @dataclass(frozen=True)
 class TrainingSection:
     """Args: epochs; batch_size; ema_decay: of averaged weights (0 is off), which are then what is
-    validated and delivered; seed: of initialisation, order, augmentation and crafting."""
+    validated and delivered; precision: of forward and backward passes (weights, BatchNorm's
+    statistics, losses and every verdict are float32); seed: of initialisation, order, augmentation
+    and crafting."""
 
     epochs: int
     batch_size: int
     ema_decay: float
+    precision: Literal["float32", "bfloat16"]
     seed: int
 
 
@@ -80,33 +89,76 @@ class Recipe:
 
     Args:
         name: the file's stem.
-        defense_name: registered name of the method.
-        schedule_name: registered name of the schedule.
+        chosen: registered name in each section that has one (`CHOICES`).
         data: and the other sections, one dataclass each.
     """
 
     name: str
-    defense_name: str
-    schedule_name: str
+    chosen: Mapping[str, str]
     data: DataSection
+    imbalance: Imbalance
     model: ModelSection
     defense: Defense
+    label_loss: LabelLoss
     optimizer: OptimizerSection
     schedule: Schedule
+    weight_perturbation: WeightPerturbation
     training: TrainingSection
     validation: ValidationSection
+
+    @property
+    def defense_name(self) -> str:
+        """Registered name of the method."""
+        return self.chosen["defense"]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON data that `recipe_from_dict` reads back."""
         data: dict[str, Any] = {"name": self.name}
         for section in SECTIONS:
             data[section] = dataclasses.asdict(getattr(self, section))
-        data["defense"] = {"name": self.defense_name, **data["defense"]}
-        data["schedule"] = {"name": self.schedule_name, **data["schedule"]}
-        return json.loads(json.dumps(data, default=_plain))  # type: ignore[no-any-return]
+            if section in self.chosen:
+                data[section] = {"name": self.chosen[section], **data[section]}
+        return {key: _plain(value) for key, value in data.items()}
 
 
-SECTIONS = ("data", "model", "defense", "optimizer", "schedule", "training", "validation")
+_PERTURBATION = "robustbench_lite.weight_perturbation"
+
+WEIGHT_PERTURBATIONS = Registry(
+    "weight perturbation",
+    {
+        "none": Entry(f"{_PERTURBATION}:Unperturbed", "plain gradients"),
+        "awp": Entry(
+            f"{_PERTURBATION}:Awp",
+            "adversarial weight perturbation",
+            "Wu et al. 2020, arXiv:2004.05884",
+        ),
+        "corruption": Entry(
+            f"{_PERTURBATION}:Corruption",
+            "corruption-resistant training, SAM among it (re-derived)",
+            "Sun et al. 2021, arXiv:2006.05620",
+        ),
+    },
+)
+
+PLAIN = {
+    "data": DataSection,
+    "model": ModelSection,
+    "optimizer": OptimizerSection,
+    "training": TrainingSection,
+    "validation": ValidationSection,
+}
+"""Sections whose keys are always the same."""
+
+CHOICES = {
+    "imbalance": IMBALANCES,
+    "defense": DEFENSES,
+    "label_loss": LABEL_LOSSES,
+    "schedule": SCHEDULES,
+    "weight_perturbation": WEIGHT_PERTURBATIONS,
+}
+"""Sections with a `name` that says which further keys they have."""
+
+SECTIONS = tuple(field.name for field in dataclasses.fields(Recipe))[2:]
 
 
 def recipe_files() -> dict[str, Path]:
@@ -147,7 +199,7 @@ def recipe_from_dict(data: Mapping[str, Any], *, origin: str) -> Recipe:
     """Check and type a recipe's plain data.
 
     Args:
-        data: sections of keys; `defense` and `schedule` have a `name` that says which keys follow.
+        data: sections of keys; those of `CHOICES` have a `name` that says which keys follow.
         origin: file name for messages.
 
     Raises:
@@ -157,25 +209,16 @@ def recipe_from_dict(data: Mapping[str, Any], *, origin: str) -> Recipe:
         key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()
     }
     name = str(data.pop("name"))
-    names = {}
-    for section, registry in (("defense", DEFENSES), ("schedule", SCHEDULES)):
+    names, types = {}, dict(PLAIN)
+    for section, registry in CHOICES.items():
         chosen = data.get(section)
         if not isinstance(chosen, dict) or "name" not in chosen:
             raise InputError(f"recipe {origin}: missing key '{section}.name'")
         names[section] = str(chosen.pop("name"))
-        registry[names[section]]  # raises for an unknown name
-    types = {
-        "data": DataSection,
-        "model": ModelSection,
-        "defense": DEFENSES.load(names["defense"]),
-        "optimizer": OptimizerSection,
-        "schedule": SCHEDULES.load(names["schedule"]),
-        "training": TrainingSection,
-        "validation": ValidationSection,
-    }
+        types[section] = registry.load(names[section])  # raises for an unknown name
+    types = {section: types[section] for section in SECTIONS}
     _check_keys(data, types, origin)
-    sections = _typed(data, types, origin)
-    recipe = Recipe(name, names["defense"], names["schedule"], **sections)
+    recipe = Recipe(name, names, **_typed(data, types, origin))
     _check_values(recipe, origin)
     return recipe
 
@@ -229,7 +272,18 @@ def _check_section(values: Mapping[str, Any], kind: type, prefix: str, origin: s
 
 
 def _check_values(recipe: Recipe, origin: str) -> None:
-    """Ranges that types do not say."""
+    """Ranges that types do not say, and choices that exclude each other."""
+    needed, label_loss = recipe.defense.required_label_loss, recipe.chosen["label_loss"]
+    if needed is not None and label_loss != needed:
+        raise InputError(
+            f"recipe {origin}: label_loss.name={label_loss!r}, but defense "
+            f"{recipe.defense_name!r} is itself only with {needed!r}"
+        )
+    if needed is not None and getattr(recipe.label_loss, "smoothing", 0.0):
+        raise InputError(
+            f"recipe {origin}: label_loss.smoothing={recipe.label_loss.smoothing}, but defense "
+            f"{recipe.defense_name!r} has no smoothed labels: set 0.0"
+        )
     training, validation = recipe.training, recipe.validation
     ThreatModel(validation.norm, validation.eps)
     for key, value, lowest in (
@@ -285,7 +339,14 @@ def _set(data: dict[str, Any], key: str, value: str) -> None:
     place[last] = value
 
 
-def _plain(value: object) -> str:
+def _plain(value: Any) -> Any:
+    """Fractions as text, tuples as lists, and infinity as the text that reads back as it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
     if isinstance(value, Fraction):
         return format_eps(value)
-    raise TypeError(f"{type(value).__name__} is no recipe value")
+    if isinstance(value, float) and math.isinf(value):
+        return ".inf" if value > 0 else "-.inf"  # JSON has no word for it; this is YAML's
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class RunFolder:
         data: the whole training split.
         device: where.
         threads: CPU threads; None takes torch's own, or what the run was begun with.
+        facts: hashes of what else the run is made from: outliers, teachers.
+        subfolders: names inside that belong to the run (a teacher that is trained first).
 
     Raises:
         LedgerMismatchError: when the folder was begun with other terms; the message lists them.
@@ -37,9 +39,17 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, recipe: Recipe, data: Split, device: torch.device, threads: int | None
+        self,
+        path: Path,
+        recipe: Recipe,
+        data: Split,
+        device: torch.device,
+        threads: int | None,
+        *,
+        facts: Mapping[str, str],
+        subfolders: Collection[str],
     ) -> None:
-        self.path, self.recipe, self.data = path, recipe, data
+        self.path, self.recipe, self.data, self.facts = path, recipe, data, facts
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads} must be at least 1")
         self.threads = threads or torch.get_num_threads()
@@ -52,7 +62,8 @@ class RunFolder:
             self._go_on(threads)
             return
         foreign = list(path.iterdir()) if path.is_dir() else [path]
-        foreign = [entry for entry in foreign if entry.exists() and not _ours(entry)]
+        ours = ("recipe.json", "best", *subfolders)
+        foreign = [entry for entry in foreign if entry.exists() and not _ours(entry, ours)]
         if foreign:
             raise InputError(
                 f"{path} is not empty and no run folder ({foreign[0].name}): choose another --out"
@@ -65,6 +76,7 @@ class RunFolder:
             "recipe": self.recipe.as_dict(),
             "dataset_hash": self.data.content_hash,
             "threads": self.threads,
+            **self.facts,
         }
 
     def _go_on(self, threads: int | None) -> None:
@@ -128,6 +140,7 @@ class RunFolder:
     def save_checkpoint(self, name: str, model: nn.Module, row: dict[str, float]) -> None:
         """Write `best/` or `last/`, with the metrics of its epoch."""
         recipe, info = self.recipe, dataset_info(self.data.name)
+        normalized = recipe.model.normalization == "dataset"
         chosen = "last epoch"
         if name == "best":
             chosen = f"best validation {recipe.validation.select_by.replace('_', ' ')}"
@@ -135,12 +148,12 @@ class RunFolder:
             name=recipe.name,
             defense=recipe.defense_name,
             architecture=recipe.model.name,
-            architecture_kwargs={},
+            architecture_kwargs=dict(recipe.model.options),
             num_classes=self.data.num_classes,
             in_channels=info.channels,
             image_size=info.image_size,
-            mean=info.mean,
-            std=info.std,
+            mean=info.mean if normalized else None,
+            std=info.std if normalized else None,
             dataset=self.data.name,
             dataset_hash=self.data.content_hash,
             recipe=recipe.as_dict(),
@@ -156,7 +169,7 @@ class RunFolder:
         save_checkpoint(self.path / name, model, card)
 
 
-def _ours(entry: Path) -> bool:
+def _ours(entry: Path, names: Collection[str]) -> bool:
     """What a run killed before its first epoch ended may leave behind."""
     unfinished = entry.name.startswith(".") and ".tmp" in entry.name
-    return unfinished or entry.name in ("recipe.json", "best")
+    return unfinished or entry.name in names

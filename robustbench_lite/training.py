@@ -8,19 +8,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.random_numbers import fold_seed
-from robustbench_lite.datasets import Split, dataset_info, hold_out, pad_crop_flip
-from robustbench_lite.defenses.contract import ROBUST, Batch, Objective
+from robustbench_lite.checkpoint import checkpoint_hash, load_checkpoint
+from robustbench_lite.datasets import Split, dataset_info
+from robustbench_lite.datasets.arrays import content_hash
+from robustbench_lite.datasets.outliers import load_outliers
+from robustbench_lite.defenses.contract import (
+    ROBUST,
+    Batch,
+    FrozenNetwork,
+    JointNetwork,
+    Objective,
+)
 from robustbench_lite.errors import InputError
+from robustbench_lite.mixed_precision import InBfloat16
 from robustbench_lite.models import build_model
 from robustbench_lite.numerics import deterministic
-from robustbench_lite.recipe import Recipe
+from robustbench_lite.recipe import Recipe, load_recipe, recipe_files
 from robustbench_lite.run_folder import RunFolder
+from robustbench_lite.training_data import TrainingData
 from robustbench_lite.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -35,12 +47,14 @@ class TrainingProgress:
         total: batches in the whole run.
         epoch: current epoch, from 1.
         metrics: the epoch's line of `metrics.jsonl`; None between epochs.
+        recipe: name of the recipe: a teacher that is trained first reports under its own.
     """
 
     step: int
     total: int
     epoch: int
     metrics: Mapping[str, float] | None
+    recipe: str
 
 
 def train(
@@ -74,9 +88,22 @@ def train(
             f"data.validation={recipe.data.validation} leaves nothing to train on: {data.name} "
             f"has {len(data)} training examples"
         )
-    folder = RunFolder(out, recipe, data, device, threads)
+    outliers = None
+    if source := recipe.defense.outlier_source:
+        outliers = load_outliers(source, data)
+    facts = {} if outliers is None else {"outliers_hash": _hash_of(outliers)}
+    extra = recipe.defense.extra_networks
+    for role, network in extra.items():
+        if isinstance(network, FrozenNetwork) and network.source not in recipe_files():
+            facts[f"{role}_hash"] = checkpoint_hash(network.source)
+    folder = RunFolder(out, recipe, data, device, threads, facts=facts, subfolders=tuple(extra))
+    teachers = {
+        role: _teacher(network.source, recipe, data, folder, role, device, progress)
+        for role, network in extra.items()
+        if isinstance(network, FrozenNetwork)
+    }
     with deterministic(threads=folder.threads, seed=recipe.training.seed):
-        run = _Run(folder, recipe, data, device, progress)
+        run = _Run(folder, recipe, data, outliers, teachers, device, progress)
         while run.epoch < recipe.training.epochs:
             run.train_epoch()
         if not (out / "last" / "card.json").exists():
@@ -92,21 +119,29 @@ class _Run:
         folder: RunFolder,
         recipe: Recipe,
         data: Split,
+        outliers: Tensor | None,
+        teachers: Mapping[str, nn.Module],
         device: torch.device,
         progress: Callable[[TrainingProgress], None] | None,
     ) -> None:
         self.folder, self.recipe, self.device, self.progress = folder, recipe, device, progress
-        train_ids, held_out = hold_out(data, recipe.data.validation, recipe.training.seed)
-        self.data, self.validation = (data.subset(ids).to(device) for ids in (train_ids, held_out))
-        self.batches = _batches(len(self.data), recipe.training.batch_size)
-        self.networks = _build_networks(recipe, data, device)
-        parameters = [p for network in self.networks.values() for p in network.parameters()]
-        self.optimizer = torch.optim.SGD(parameters, **dataclasses.asdict(recipe.optimizer))
+        self.data = TrainingData(recipe, data, outliers, device)
+        self.trained = {
+            role: network.to(device, memory_format=torch.channels_last)
+            for role, network in _build_networks(recipe, data).items()
+        }
+        self.networks: dict[str, nn.Module] = {**self.trained, **teachers}
+        if recipe.training.precision == "bfloat16":
+            self.networks = {role: InBfloat16(net) for role, net in self.networks.items()}
+        parameters = [p for network in self.trained.values() for p in network.parameters()]
+        self.optimizer = torch.optim.SGD(
+            parameters, fused=device.type == "cuda", **dataclasses.asdict(recipe.optimizer)
+        )
         self.averaged: AveragedModel | None = None
         if decay := recipe.training.ema_decay:
             # Its module's BatchNorm statistics are copied, not averaged, at each update.
             self.averaged = AveragedModel(
-                self.networks[ROBUST],
+                self.trained[ROBUST],
                 multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
             )
         self.epoch = 0
@@ -116,28 +151,26 @@ class _Run:
     @property
     def delivered(self) -> nn.Module:
         """The network that is validated and saved: averaged where the recipe averages."""
-        return self.networks[ROBUST] if self.averaged is None else self.averaged.module
+        return self.trained[ROBUST] if self.averaged is None else self.averaged.module
 
     def train_epoch(self) -> None:
         """One pass over the training examples, validation if due, then the state to disk."""
         epoch, total = self.epoch + 1, self.recipe.training.epochs
-        seed = fold_seed(self.recipe.training.seed, "epoch", epoch)
-        torch.manual_seed(seed % 2**63)  # for networks that draw (dropout)
-        generator = torch.Generator(self.device).manual_seed(seed % 2**63)
-        order = torch.randperm(len(self.data), generator=generator, device=self.device)
+        # For networks that draw (dropout); the data draws from a generator of its own.
+        torch.manual_seed(fold_seed(self.recipe.training.seed, "epoch", epoch) % 2**63)
         finite, means = FiniteCheck(self.device), _Means()
-        for network in self.networks.values():
+        for network in self.trained.values():
             network.train()
-        for index, rows in enumerate(self.batches):
+        for index, batch in enumerate(self.data.epoch(epoch)):
             # As Rice et al. 2020: the rate of a step is that of the time at which it ends.
-            self._set_lr(self.epoch + (index + 1) / len(self.batches))
+            self._set_lr(self.epoch + (index + 1) / len(self.data))
             try:
-                objective = self._step(self._batch(order[rows], epoch, seed, generator))
+                objective = self._step(batch)
             except InputError as error:
                 raise InputError(f"epoch {epoch}, batch {index}: {error}") from error
             finite.note(index, objective.loss.detach())
             means.add({"loss": objective.loss.detach(), **objective.scalars})
-            self._report(self.epoch * len(self.batches) + index + 1, epoch, None)
+            self._report(self.epoch * len(self.data) + index + 1, epoch, None)
         finite.raise_if_not("the training loss", f"epoch {epoch}, batch {{}}")
         self.epoch = epoch
         row = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"], **means.values()}
@@ -145,22 +178,17 @@ class _Run:
             row |= self._validate()
         self._finish_epoch(row)
 
-    def _batch(self, places: Tensor, epoch: int, seed: int, generator: torch.Generator) -> Batch:
-        images, section = self.data.images[places], self.recipe.data
-        if section.crop_padding or section.flip:
-            images = pad_crop_flip(
-                images, generator, padding=section.crop_padding, flip=section.flip
-            )
-        return Batch(images.float() / 255.0, self.data.labels[places], places, epoch, seed)
-
     def _step(self, batch: Batch) -> Objective:
-        objective = self.recipe.defense.objective(self.networks, batch)
+        defense, robust = self.recipe.defense, self.trained[ROBUST]
         self.optimizer.zero_grad(set_to_none=True)
-        objective.loss.backward()  # type: ignore[no-untyped-call]
+        crafted = defense.craft(self.networks, batch)
+        result = self.recipe.weight_perturbation.backward(
+            lambda: defense.objective(self.networks, batch, crafted), robust, batch.epoch
+        )
         self.optimizer.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.networks[ROBUST])
-        return objective
+            self.averaged.update_parameters(robust)
+        return result
 
     def _set_lr(self, t: float) -> None:
         factor = self.recipe.schedule.factor(t, self.recipe.training.epochs)
@@ -169,13 +197,15 @@ class _Run:
 
     def _validate(self) -> dict[str, float]:
         seed = fold_seed(self.recipe.training.seed, "validation")
-        return validate(self.delivered, self.validation, self.recipe.validation, seed=seed)
+        return validate(self.delivered, self.data.validation, self.recipe.validation, seed=seed)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         """Keep the best so far (the earliest on a tie), then the state: in this order, so that a
         run killed between the two repeats the epoch and writes the same best again."""
         key = self.recipe.validation.select_by
         best = max((old[key] for old in self.metrics if key in old), default=-1.0)
+        if key in row:
+            row["gap_to_best"] = max(best, row[key]) - row[key]
         self.metrics.append(row)
         if row.get(key, -1.0) > best:
             self.folder.save_checkpoint("best", self.delivered, row)
@@ -183,12 +213,12 @@ class _Run:
             {
                 "epoch": self.epoch,
                 "metrics": self.metrics,
-                "networks": {role: net.state_dict() for role, net in self.networks.items()},
+                "networks": {role: net.state_dict() for role, net in self.trained.items()},
                 "averaged": None if self.averaged is None else self.averaged.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
         )
-        self._report(self.epoch * len(self.batches), self.epoch, row)
+        self._report(self.epoch * len(self.data), self.epoch, row)
 
     def _resume(self) -> None:
         state = self.folder.load_state(self.device)
@@ -197,7 +227,7 @@ class _Run:
         if state["epoch"] < self.recipe.training.epochs:
             self.folder.check_environment()
         self.epoch, self.metrics = state["epoch"], state["metrics"]
-        for role, network in self.networks.items():
+        for role, network in self.trained.items():
             network.load_state_dict(state["networks"][role])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
@@ -206,8 +236,8 @@ class _Run:
 
     def _report(self, step: int, epoch: int, metrics: Mapping[str, float] | None) -> None:
         if self.progress is not None:
-            total = self.recipe.training.epochs * len(self.batches)
-            self.progress(TrainingProgress(step, total, epoch, metrics))
+            total = self.recipe.training.epochs * len(self.data)
+            self.progress(TrainingProgress(step, total, epoch, metrics, self.recipe.name))
 
 
 class _Means:
@@ -226,24 +256,59 @@ class _Means:
         return {name: float(total) / self.count for name, total in self.sums.items()}
 
 
-def _build_networks(recipe: Recipe, data: Split, device: torch.device) -> dict[str, nn.Module]:
-    """The delivered network and the method's extra ones, each initialised from its own seed."""
+def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
+    """The delivered network and the jointly trained ones, each initialised from its own seed."""
     info = dataset_info(data.name)
+    wanted: dict[str, tuple[str, Mapping[str, object]]] = {
+        ROBUST: (recipe.model.name, recipe.model.options)
+    }
+    for role, network in recipe.defense.extra_networks.items():
+        if isinstance(network, JointNetwork):
+            wanted[role] = (network.architecture, {})
+    normalized = recipe.model.normalization == "dataset"
     networks = {}
-    for role, name in {ROBUST: recipe.model.name, **recipe.defense.extra_networks}.items():
+    for role, (name, options) in wanted.items():
         torch.manual_seed(fold_seed(recipe.training.seed, "initialisation", role) % 2**63)
         networks[role] = build_model(
             name,
             num_classes=data.num_classes,
             in_channels=info.channels,
             image_size=info.image_size,
-            mean=info.mean,
-            std=info.std,
-        ).to(device)
+            mean=info.mean if normalized else None,
+            std=info.std if normalized else None,
+            **options,
+        )
     return networks
 
 
-def _batches(n: int, size: int) -> list[slice]:
-    """Slices of at most `size`; a last batch of one example is left out (BatchNorm needs two)."""
-    slices = [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
-    return slices[:-1] if n % size == 1 else slices
+def _hash_of(outliers: Tensor) -> str:
+    return content_hash(outliers.cpu().numpy(), np.zeros(len(outliers), dtype=np.int64))
+
+
+def _teacher(
+    source: str,
+    recipe: Recipe,
+    data: Split,
+    folder: RunFolder,
+    role: str,
+    device: torch.device,
+    progress: Callable[[TrainingProgress], None] | None,
+) -> nn.Module:
+    """A frozen network: a checkpoint, or a recipe trained first into the run folder."""
+    place = Path(source)
+    if source in recipe_files():
+        own = load_recipe(source)
+        if own.data.name != data.name:
+            raise InputError(
+                f"teacher recipe {source!r} is for {own.data.name}, {recipe.name} for {data.name}"
+            )
+        place = train(
+            own, data, out=folder.path / role, device=device, threads=folder.threads,
+            progress=progress,
+        )  # fmt: skip
+    network, card = load_checkpoint(place, device=device)
+    if card.num_classes != data.num_classes:
+        raise InputError(
+            f"teacher {source} has {card.num_classes} classes, {data.name} has {data.num_classes}"
+        )
+    return network.requires_grad_(False).to(memory_format=torch.channels_last)

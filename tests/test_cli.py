@@ -314,6 +314,9 @@ def test_help_needs_no_heavy_import():
 def test_every_command_has_help():
     parser = build_parser()
     commands = next(a for a in parser._actions if a.dest == "command").choices
-    assert set(commands) == {"demo", "train", "evaluate", "leaderboard", "import", "list"}
+    assert set(commands) == {
+        *("demo", "train", "evaluate", "transfer", "detect"),
+        *("leaderboard", "classes", "import", "list"),
+    }
     for command in commands.values():
         assert command.description

@@ -66,6 +66,11 @@ def test_choosing_another_schedule_asks_for_its_keys():
         (["--training.seed", str(2**63)], r"training.seed=9223372036854775808 is not in"),
         (["--training.batch_size", "1"], "training.batch_size=1 must be at least 2"),
         (["--data.flip.x", "1"], "no such section"),
+        (["--label_loss.name", "focl"], "unknown label loss 'focl'; did you mean focal"),
+        (["--imbalance.name", "step"], "missing key 'imbalance.ratio'"),
+        (["--weight_perturbation.name", "awp"], "missing key 'weight_perturbation.gamma'"),
+        (["--training.precision", "float8"], "training.precision"),
+        (["--model.normalization", "imagenet"], "model.normalization"),
     ],
 )
 def test_wrong_overrides_are_one_line_that_names_the_key(overrides, message):
@@ -99,3 +104,36 @@ def test_unknown_recipes_are_named_with_near_matches():
         load_recipe("digits_trads")
     with pytest.raises(InputError, match="does not exist"):
         load_recipe("nowhere/mine.toml")
+
+
+def test_a_method_that_is_itself_only_with_one_label_loss_says_so():
+    with pytest.raises(InputError, match="label_loss.name='focal', but defense 'mart' is itself"):
+        recipe_from_dict(
+            {**load_recipe("mnist_mart").as_dict(), "label_loss": {"name": "focal", "gamma": 2.0}},
+            origin="x",
+        )
+
+
+def test_model_options_are_typed_from_files_and_flags():
+    recipe = load_recipe("mnist_random_mask", ["--model.options.shallow_drop", "0.25"])
+    assert recipe.model.options["shallow_drop"] == 0.25
+    assert recipe.model.options["mask_seed"] == 0
+    same = load_recipe("mnist_random_mask", ["--model.options.mask_pattern", "same"])
+    assert same.model.options["mask_pattern"] == "same"
+
+
+def test_infinity_survives_json_and_flags(tmp_path):
+    path = tmp_path / "plain_at.toml"
+    text = recipe_files()["mnist_irat"].read_text()
+    assert "lam = -1.0" in text
+    path.write_text(text.replace("lam = -1.0", "lam = inf"))
+    recipe = load_recipe(str(path))
+    assert recipe.defense.lam == float("inf")
+    stored = json.loads(json.dumps(recipe.as_dict(), allow_nan=False))
+    assert recipe_from_dict(stored, origin="x") == recipe
+    assert load_recipe("mnist_irat", ["--defense.lam", ".inf"]).defense.lam == float("inf")
+
+
+def test_a_method_without_smoothed_labels_refuses_smoothing():
+    with pytest.raises(InputError, match="smoothing=0.1, but defense 'mart' has no smoothed"):
+        load_recipe("mnist_mart", ["--label_loss.smoothing", "0.1"])

@@ -1,7 +1,6 @@
 """The training loop: one for all, resumable, honest about best and last."""
 
 import json
-from typing import ClassVar
 
 import pytest
 import torch
@@ -10,9 +9,11 @@ from torch import nn
 from robustbench_lite.checkpoint import load_checkpoint
 from robustbench_lite.datasets import hold_out, load_split
 from robustbench_lite.defenses.contract import ROBUST, Defense, Objective
+from robustbench_lite.defenses.standard import Standard
 from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.recipe import load_recipe, recipe_files
 from robustbench_lite.training import train
+from robustbench_lite.training_data import TrainingData
 
 CPU = torch.device("cpu")
 QUICK = ["--training.batch_size", "128"]
@@ -55,17 +56,6 @@ FILES = (
 )
 
 
-@pytest.mark.parametrize("name", ["digits_standard", "digits_pgd_at", "digits_trades"])
-def test_every_method_lowers_its_loss_and_its_checkpoint_loads(tmp_path, digits, name):
-    best = run(tmp_path / "r", digits, name, epochs=3, extra=["--validation.every", "1"])
-    losses = [row["loss"] for row in metrics(tmp_path / "r")]
-    assert losses[-1] < losses[0]
-    model, card = load_checkpoint(best)
-    assert card.defense == name.removeprefix("digits_")
-    assert not model.training
-    assert load_checkpoint(tmp_path / "r" / "last")[1].epoch == 3
-
-
 @pytest.mark.parametrize("ema", ["0.0", "0.9"])
 def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, digits, ema):
     extra = ["--training.ema_decay", ema, "--validation.every", "1"]
@@ -92,25 +82,23 @@ def test_best_is_the_earliest_of_the_best_validated_epochs(tmp_path, digits, mon
     )  # fmt: skip
     card = load_checkpoint(best)[1]
     assert (card.epoch, card.metrics["robust_accuracy"]) == (5, 0.52)
+    assert card.metrics["gap_to_best"] == 0.0
     assert card.selection == "best validation robust accuracy"
     last = load_checkpoint(tmp_path / "r" / "last")[1]
     assert (last.epoch, last.metrics["robust_accuracy"], last.selection) == (7, 0.45, "last epoch")
+    assert last.metrics["gap_to_best"] == pytest.approx(0.07)
 
 
 def test_validation_examples_are_never_trained_on(tmp_path, digits):
     seen = set()
 
-    class Watcher:
-        def __init__(self, defense):
-            self.defense, self.extra_networks = defense, {}
-
-        def objective(self, networks, batch):
+    class Watcher(Standard):
+        def objective(self, networks, batch, crafted):
             seen.update(image.numpy().tobytes() for image in batch.x)
-            return self.defense.objective(networks, batch)
+            return super().objective(networks, batch, crafted)
 
     recipe = load_recipe("digits_standard", ["--training.epochs", "1"])
-    watched = type(recipe)(**{**vars(recipe), "defense": Watcher(recipe.defense)})
-    object.__setattr__(watched, "as_dict", recipe.as_dict)
+    watched = type(recipe)(**{**vars(recipe), "defense": Watcher()})
     train(watched, digits, out=tmp_path / "r", device=CPU, threads=1)
     train_ids, held_out = hold_out(digits, recipe.data.validation, recipe.training.seed)
     x = digits.pixels(slice(None))
@@ -154,21 +142,10 @@ def check_resume(recipe, data, folder):
     return whole
 
 
-class TwoNetworks(Defense):
-    """A method with a second network: built, optimised and resumed by the same loop."""
-
-    extra_networks: ClassVar = {"natural": "small_cnn"}
-
-    def objective(self, networks, batch):
-        guide, robust = networks["natural"](batch.x), networks[ROBUST](batch.x)
-        loss = nn.functional.cross_entropy(guide, batch.y) + (guide - robust).square().mean()
-        return Objective(loss, {"guide": guide.detach().abs().mean()})
-
-
 def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
-    recipe = load_recipe("digits_standard", [*QUICK, "--training.epochs", "2"])
-    two = type(recipe)(**{**vars(recipe), "defense": TwoNetworks()})
-    whole = check_resume(two, digits, tmp_path)
+    words = ["--data.name", "digits", "--data.validation", "200", "--training.epochs", "2"]
+    words += [*QUICK, *CRAFT]
+    whole = check_resume(load_recipe("mnist_lbgat", words), digits, tmp_path)
     state = torch.load(whole / "state.pt", weights_only=True)
     roles = state["networks"]
     assert not torch.equal(roles["natural"]["head.weight"], roles[ROBUST]["head.weight"])
@@ -178,11 +155,12 @@ def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
 
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_batch(tmp_path, digits):
-    with pytest.raises(InputError, match=r"^epoch 1, batch [1-9]: .* not finite at step 0 of 2"):
-        run(tmp_path / "r", digits, "digits_pgd_at", extra=["--optimizer.lr", "1e30"])
-    with pytest.raises(InputError, match=r"training loss is not finite at epoch 1, batch [1-9]"):
-        run(tmp_path / "s", digits, "digits_standard", extra=["--optimizer.lr", "1e30"])
-    assert not (tmp_path / "s" / "best").exists()
+    for name in ("digits_pgd_at", "digits_standard"):
+        with pytest.raises(
+            InputError, match=r"training loss is not finite at epoch 1, batch [1-9]"
+        ):
+            run(tmp_path / name, digits, name, extra=["--optimizer.lr", "1e30"])
+        assert not (tmp_path / name / "best").exists()
 
 
 def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(tmp_path, digits):
@@ -217,7 +195,7 @@ def test_a_finished_run_is_left_alone_and_an_unfinished_one_needs_its_environmen
 class Drawing(Defense):
     """A method that draws from torch's own generator, as a network with dropout does."""
 
-    def objective(self, networks, batch):
+    def objective(self, networks, batch, crafted):
         x = batch.x + 0.1 * torch.randn_like(batch.x)
         return Objective(nn.functional.cross_entropy(networks[ROBUST](x), batch.y), {})
 
@@ -263,3 +241,54 @@ def test_seeds_matter_and_repeat(tmp_path, digits):
         for i, seed in enumerate(("0", "0", "1"))
     ]  # fmt: skip
     assert weights[0] == weights[1] != weights[2]
+
+
+WITH_AWP = [
+    *("--weight_perturbation.name", "awp", "--weight_perturbation.gamma", "0.005"),
+    *("--weight_perturbation.begin_epoch", "2", "--training.ema_decay", "0.9"),
+]
+WITH_ENCOURAGING = ["--label_loss.name", "encouraging", "--label_loss.log_end", "0.75"]
+
+
+@pytest.mark.parametrize(
+    "extra", [WITH_AWP, WITH_ENCOURAGING, ["--training.precision", "bfloat16"]], ids=str
+)
+def test_ingredients_work_with_any_method_and_resume(tmp_path, digits, extra):
+    words = ["--training.epochs", "2", "--validation.every", "1", *QUICK, *CRAFT]
+    text = recipe_files()["digits_trades"].read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("smoothing = 0.0\n", "") if "encouraging" in extra else text)
+    whole = check_resume(load_recipe(str(path), [*words, *extra]), digits, tmp_path)
+    plain = run(tmp_path / "plain", digits, "digits_trades", extra=["--validation.every", "1"])
+    weights = [load_checkpoint(folder)[0].head.weight for folder in (whole / "last", plain)]
+    assert not torch.equal(*weights), "the ingredient changes what is learnt"
+
+
+def test_imbalance_thins_the_training_set_but_not_the_validation_set(tmp_path, digits):
+    words = [
+        *("--imbalance.name", "step", "--imbalance.ratio", "10", "--imbalance.largest", "100"),
+        *("--imbalance.seed", "0"),
+    ]
+    recipe = load_recipe("digits_standard", words)
+    data = TrainingData(recipe, digits, None, CPU)
+    assert data.class_counts.tolist() == [100] * 5 + [10] * 5
+    assert torch.equal(data.class_counts, torch.bincount(data.data.labels))
+    assert len(data.validation) == recipe.data.validation
+    held_out = hold_out(digits, recipe.data.validation, recipe.training.seed)[1]
+    assert torch.equal(data.validation.images, digits.images[held_out])
+
+
+def test_outliers_come_in_consecutive_blocks_from_another_place_each_epoch(digits):
+    words = ["--data.name", "digits", "--data.validation", "200", "--training.batch_size", "256"]
+    words += ["--defense.outliers.count", "50", "--defense.outliers.batch_size", "30"]
+    recipe = load_recipe("mnist_oe", words)
+    store = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 1, 8, 8)
+    data = TrainingData(recipe, digits, store, CPU)
+    begins = []
+    for epoch in (1, 2):
+        batches = list(data.epoch(epoch))
+        rows = torch.cat([(batch.outliers[:, 0, 0, 0] * 255).round() for batch in batches])
+        assert torch.equal((rows[1:] - rows[:-1]) % 50, torch.ones(len(rows) - 1))
+        assert all(batch.outliers.shape == (30, 1, 8, 8) for batch in batches)
+        begins.append(rows[0].item())
+    assert begins[0] != begins[1]

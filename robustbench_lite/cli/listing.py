@@ -27,7 +27,10 @@ def _rows(kind: str) -> list[tuple[str, str, str]]:
         from robustbench_lite.attacks.protocol import protocol_summaries
 
         return [(name, summary, "") for name, summary in protocol_summaries().items()]
-    return [(name, entry.summary, entry.source) for name, entry in _registry(kind).items()]
+    return [
+        (name, entry.summary, "; ".join(filter(None, (entry.source, entry.status))))
+        for name, entry in _registry(kind).items()
+    ]
 
 
 def _registry(kind: str) -> Mapping[str, Entry]:
@@ -43,6 +46,10 @@ def _registry(kind: str) -> Mapping[str, Entry]:
         from robustbench_lite.models import MODELS
 
         return MODELS
+    if kind == "outliers":
+        from robustbench_lite.datasets.outliers import OUTLIERS
+
+        return OUTLIERS
     from robustbench_lite.datasets import DATASETS
 
     return DATASETS

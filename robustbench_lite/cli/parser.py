@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from robustbench_lite import __version__
 
-KINDS = ("defenses", "attacks", "models", "datasets", "protocols", "recipes")
+KINDS = ("defenses", "attacks", "models", "datasets", "protocols", "recipes", "outliers")
 FORMATS = ("terminal", "markdown", "csv", "latex", "html", "json")
 
 
@@ -44,7 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"robustbench_lite {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (_demo, _train, _evaluate, _leaderboard, _import, _list):
+    for add in (
+        _demo,
+        _train,
+        _evaluate,
+        _transfer,
+        _detect,
+        _leaderboard,
+        _classes,
+        _import,
+        _list,
+    ):
         add(commands)
     return parser
 
@@ -126,6 +136,80 @@ def _evaluate(commands: _Commands[_Parser]) -> None:
     _add_place(parser)
 
 
+def _transfer(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "transfer",
+        "robustbench_lite.cli.transfer:run",
+        "craft images on source networks, judge them on target networks (black-box transfer)",
+    )
+    for role, deed in (("source", "craft on"), ("target", "judge")):
+        parser.add_argument(
+            f"--{role}",
+            action="append",
+            required=True,
+            metavar="CHECKPOINT",
+            help=f"a network to {deed}; or FILE.py:factory; may be repeated",
+        )
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let a factory run the code of its file"
+    )
+    parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
+    parser.add_argument("--eps", metavar="E", help="radius, such as 16/255 or 0.3")
+    parser.add_argument("--attack", metavar="NAME", help="which attack of the protocol")
+    parser.add_argument("--n", type=int, metavar="N", help="first N examples (default: all)")
+    parser.add_argument(
+        "--pixels",
+        default="8bit",
+        choices=("8bit", "float"),
+        help="judge images rounded to 8 bits, or as crafted (default: %(default)s)",
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one they were trained on")
+    parser.add_argument("--split", default="test", choices=("test", "train"))
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=500, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="result folder (default: results/transfer/DATASET-...)"
+    )
+    _add_place(parser)
+
+
+def _detect(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "detect",
+        "robustbench_lite.cli.detect:run",
+        "tell outliers by a network's confidence, without and with an attack on both sides",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    parser.add_argument(
+        "--outliers",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="see rbl list outliers; may be repeated",
+    )
+    parser.add_argument("--score", default="msp", choices=("msp", "odin"))
+    parser.add_argument(
+        "--eps", default="1/255", metavar="E", help="Linf radius, k/255 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="of 1/255 each (default: %(default)s)"
+    )
+    parser.add_argument("--n", type=int, metavar="N", help="first N images (default: all)")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=500, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="result (default: results/NAME/detection-...json)"
+    )
+    _add_place(parser)
+
+
 def _add_place(parser: argparse.ArgumentParser) -> None:
     """Where data comes from and where work is done: the same for train and evaluate."""
     parser.add_argument(
@@ -147,6 +231,24 @@ def _leaderboard(commands: _Commands[_Parser]) -> None:
     )
     parser.add_argument("--format", default="terminal", choices=FORMATS)
     parser.add_argument("--out", metavar="FILE", help="write there (default: standard output)")
+
+
+def _classes(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "classes",
+        "robustbench_lite.cli.classes:run",
+        "results by class, with the errors of frequent and under-represented classes",
+    )
+    parser.add_argument("results", nargs="+", metavar="RESULT", help="folders or result.json files")
+    parser.add_argument(
+        "--under",
+        metavar="LABELS",
+        help="under-represented classes, such as 5,6,7,8,9 (default: the last half)",
+    )
+    parser.add_argument(
+        "--format", default="terminal", choices=("terminal", "markdown", "csv", "json")
+    )
 
 
 def _import(commands: _Commands[_Parser]) -> None:

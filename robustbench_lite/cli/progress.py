@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from robustbench_lite.training import TrainingProgress
 
 
-def training_bar(title: str) -> Callable[[TrainingProgress], None]:
-    """A bar over all batches of a run, with the last validation's robust accuracy."""
-    bar = _Bar(title, "batch")
+def training_bar() -> Callable[[TrainingProgress], None]:
+    """A bar over all batches of a run, with the last validation's robust accuracy.
+
+    A teacher that is trained first has a bar of its own.
+    """
+    bars: dict[str, _Bar] = {}
 
     def show(progress: TrainingProgress) -> None:
+        bar = bars.setdefault(progress.recipe, _Bar(progress.recipe, "batch"))
         text = None
         if progress.metrics is not None and "robust_accuracy" in progress.metrics:
             clean, robust = (

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         out=out,
         device=device,
         threads=arguments.threads,
-        progress=training_bar(recipe.name),
+        progress=training_bar(),
     )
     print(summary(recipe, best))
 

@@ -1,0 +1,122 @@
+"""`rbl detect`: how well a network's confidence tells outliers, without and with an attack."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_lite.attacks.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustbench_lite.datasets import Split
+    from robustbench_lite.model_source import LoadedModel
+
+_SHOWN = (("AUROC", "auroc"), ("FPR95", "fpr95_at_least"))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print the table, and say where the numbers lie."""
+    import torch
+
+    from robustbench_lite.attacks.threat_model import parse_eps
+    from robustbench_lite.datasets import load_split
+    from robustbench_lite.detection import DetectionSettings, evaluate_detection
+    from robustbench_lite.numerics import choose_device
+    from robustbench_lite.storage import write_json
+
+    settings = DetectionSettings(
+        score=arguments.score,
+        eps=parse_eps(arguments.eps),
+        alpha=Fraction(1, 255),
+        steps=arguments.steps,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        threads=torch.get_num_threads() if arguments.threads is None else arguments.threads,
+    )
+    device = choose_device(arguments.device)
+    source = _checkpoint(arguments.checkpoint)
+    dataset = arguments.dataset or (source.card.dataset if source.card else "")
+    if not dataset:
+        raise InputError("the checkpoint does not say what it was trained on: add --dataset NAME")
+    data = load_split(dataset, "test", data_dir=arguments.data_dir, progress=True)
+    n = len(data) if arguments.n is None else arguments.n
+    if not 2 <= n <= len(data):
+        raise InputError(f"--n {n}: {dataset} has 2 to {len(data)} test images to take")
+    outliers = _load(arguments.outliers, data, n, arguments.seed, arguments.data_dir)
+    result = evaluate_detection(source, data, outliers, n=n, settings=settings, device=device)
+    out = Path(arguments.out or default_file(result))
+    write_json(out, result)
+    print(table(result))
+    print(f"result: {out}")
+
+
+def _checkpoint(folder: str) -> LoadedModel:
+    from robustbench_lite.checkpoint import near_paths
+    from robustbench_lite.model_source import resolve_model
+
+    path = Path(folder)
+    if not path.exists():
+        raise InputError(f"no checkpoint folder {path}{near_paths(path)}")
+    if (path / "best" / "card.json").is_file():
+        raise InputError(f"{path} is a run folder: give {path}/best or {path}/last")
+    return resolve_model(folder, allow_code=False, device="cpu")
+
+
+def _load(
+    sources: Sequence[str], data: Split, n: int, seed: int, data_dir: str | None
+) -> dict[str, Tensor]:
+    """At most `n` outliers of each source, made like the inliers that are evaluated."""
+    from robustbench_lite.datasets.outliers import load_outliers
+    from robustbench_lite.defenses.outliers import Outliers
+
+    like = data.subset(range(n))
+    found = {}
+    for source in sources:
+        if source in found:
+            raise InputError(f"--outliers {source} is given twice")
+        spec = Outliers(source, count=0, batch_size=1, seed=seed)
+        found[source] = load_outliers(spec, like, data_dir=data_dir)[:n]
+    return found
+
+
+def default_file(result: Mapping[str, Any]) -> Path:
+    """A file per (network, data, outliers, score, attack): a call finds its own result."""
+    terms = {key: result[key] for key in ("dataset", "examples", "score", "attack", "seed")}
+    terms["outliers"] = {name: row["hash"] for name, row in result["outliers"].items()}
+    terms["model"] = result["model"]["hash"]
+    digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
+    name = re.sub(r"[^\w.@-]", "_", result["model"]["name"]).lstrip(".") or "_"
+    return Path("results") / name / f"detection-{result['dataset']['name']}-{digest[:8]}.json"
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Aligned text: a row per set of outliers and the average, in percent."""
+    attack, score = result["attack"], result["score"]["name"]
+    rows = [["outliers", "clean", *[""] * (len(_SHOWN) - 1), "attacked", *[""] * (len(_SHOWN) - 1)]]
+    rows.append(["", *[title for title, _ in _SHOWN] * 2])
+    for name, row in [*result["outliers"].items(), ("average", result["average"])]:
+        numbers = [row[kind][key] for kind in ("clean", "attacked") for _, key in _SHOWN]
+        rows.append([name, *(f"{100 * number:.2f}" for number in numbers)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    about = (
+        f"{result['model']['name']}: {score.upper()} on {result['examples']['count']} "
+        f"{result['dataset']['name']} images; attacked in and out, eps {attack['eps']}, "
+        f"{attack['steps']} steps"
+    )
+    note = "FPR95: outliers passed at the strictest threshold that keeps 95 % of the inliers"
+    return "\n".join([about, *(line.rstrip() for line in lines), note])

@@ -1,0 +1,121 @@
+"""Every registered method: its recipe trains, lowers its objective, resumes, and evaluates."""
+
+import json
+
+import pytest
+import torch
+
+from robustbench_lite.attacks.protocol import load_protocol
+from robustbench_lite.checkpoint import load_checkpoint
+from robustbench_lite.datasets import load_split
+from robustbench_lite.defenses.catalogue import DEFENSES
+from robustbench_lite.evaluation import Settings, evaluate
+from robustbench_lite.model_source import resolve_model
+from robustbench_lite.recipe import load_recipe, recipe_files
+from robustbench_lite.training import train
+
+CPU = torch.device("cpu")
+FILES = (
+    "metrics.jsonl",
+    "best/model.safetensors",
+    "best/card.json",
+    "last/model.safetensors",
+    "last/card.json",
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_in_second_epoch(progress):
+    if progress.epoch == 2 and progress.metrics is None:
+        raise Killed
+
+
+def on_digits(name, teacher):
+    """The method's MNIST recipe, moved to digits and cut to seconds."""
+    changes = {
+        "data.name": "digits",
+        "data.validation": 100,
+        "training.epochs": 3,
+        "training.batch_size": 64,
+        "optimizer.lr": 0.02,
+        "validation.every": 1,
+        "validation.steps": 2,
+    }
+    text = recipe_files()[f"mnist_{name}"].read_text()
+    for key, value in {
+        "imbalance.ratio": 4,
+        "imbalance.largest": 80,
+        "defense.begin_epoch": 2,
+        "defense.crafting.steps": 2,
+        "defense.outliers.count": 200,
+        "defense.outliers.batch_size": 32,
+        "defense.teachers": json.dumps([str(teacher)]),
+    }.items():
+        section, _, last = key.rpartition(".")
+        body = text.partition(f"[{section}]")[2].partition("\n[")[0]
+        if f"\n{last} = " in body:
+            changes[key] = value
+    words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    return load_recipe(f"mnist_{name}", words)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_it_trains_resumes_with_the_same_bytes_and_evaluates(tmp_path, name, checkpoint):
+    recipe, data = on_digits(name, checkpoint), load_split("digits", "train")
+    assert recipe.defense_name == name
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    best = train(recipe, data, out=whole, device=CPU, threads=1)
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    if name in ("irat", "lrat", "mail_at", "mail_mart", "mail_trades", "srat", "ldam_drw"):
+        rows = rows[1:]  # the objective changes after the first epoch
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    with pytest.raises(Killed):
+        train(recipe, data, out=broken, device=CPU, threads=1, progress=kill_in_second_epoch)
+    train(recipe, data, out=broken, device=CPU, threads=1)
+    for file in FILES:
+        assert (whole / file).read_bytes() == (broken / file).read_bytes(), file
+    assert load_checkpoint(best)[1].defense == name
+    out = tmp_path / "result"
+    evaluate(
+        resolve_model(str(best), allow_code=False, device="cpu"),
+        load_split("digits", "test"),
+        load_protocol("linf_quick", eps="0.05"),
+        out=out,
+        n=40,
+        seed=0,
+        settings=Settings(threads=1),
+        device=CPU,
+    )
+    result = json.loads((out / "result.json").read_text())
+    status = DEFENSES[name].status
+    assert result["defense"] == (name if status == "faithful" else f"{name} ({status})")
+    assert 0.0 <= result["robust_accuracy"]["value"] <= result["clean_accuracy"]["value"]
+
+
+def test_each_method_has_a_recipe_for_a_cpu_and_one_for_a_gpu_in_minutes():
+    for name in DEFENSES:
+        for recipe in (f"mnist_{name}", f"cifar10_short_{name}"):
+            assert load_recipe(recipe).defense_name == name
+    gpu = [load_recipe(name) for name in recipe_files() if name.startswith("cifar10_short_")]
+    assert all(r.training.epochs <= 30 and r.model.name == "preact_resnet18" for r in gpu)
+
+
+def test_a_teacher_recipe_is_trained_first_inside_the_run(tmp_path):
+    data = load_split("digits", "train")
+    words = [
+        *("--data.name", "digits", "--data.validation", "100", "--training.epochs", "1"),
+        *("--defense.teachers", '["digits_standard"]', "--defense.crafting.steps", "1"),
+    ]
+    seen = []
+    recipe = load_recipe("mnist_bgat", words)
+    train(
+        recipe, data, out=tmp_path / "r", device=CPU, threads=1,
+        progress=lambda progress: seen.append(progress.recipe),
+    )  # fmt: skip
+    assert seen[0] == "digits_standard"
+    assert seen[-1] == "mnist_bgat"
+    assert load_checkpoint(tmp_path / "r/teacher_0/best")[1].defense == "standard"
+    assert load_checkpoint(tmp_path / "r/best")[1].defense == "bgat"
