@@ -29,9 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in RECIPES:
         recipe = load_recipe(name)
         print(f"training {name}", flush=True)
-        best = train(
-            recipe, train_split, out=out / name, device=device, progress=training_bar()
-        )
+        best = train(recipe, train_split, out=out / name, device=device, progress=training_bar())
         print(summary(recipe, best).splitlines()[0])
         print(f"attacking it with {protocol.id} on {len(test_split)} test images", flush=True)
         folder = out / "results" / name
