@@ -279,9 +279,10 @@ def _check_values(recipe: Recipe, origin: str) -> None:
             f"recipe {origin}: label_loss.name={label_loss!r}, but defense "
             f"{recipe.defense_name!r} is itself only with {needed!r}"
         )
-    if needed is not None and getattr(recipe.label_loss, "smoothing", 0.0):
+    smoothing = getattr(recipe.label_loss, "smoothing", None)
+    if needed is not None and smoothing:
         raise InputError(
-            f"recipe {origin}: label_loss.smoothing={recipe.label_loss.smoothing}, but defense "
+            f"recipe {origin}: label_loss.smoothing={smoothing}, but defense "
             f"{recipe.defense_name!r} has no smoothed labels: set 0.0"
         )
     training, validation = recipe.training, recipe.validation

@@ -221,7 +221,8 @@ def _gradient_of(parameter: nn.Parameter) -> Tensor:
 
 def _to_length_of(weight: Tensor, gradient: Tensor) -> Tensor:
     # 1e-20 as in the authors' code: a weight without gradient does not move.
-    return gradient * (weight.norm() / (gradient.norm() + 1e-20))
+    move: Tensor = gradient * (weight.norm() / (gradient.norm() + 1e-20))
+    return move
 
 
 def _flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -229,7 +230,8 @@ def _flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
 
 
 def _split(flat: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
-    parts = flat.split([parameter.numel() for parameter in like])
+    sizes = [parameter.numel() for parameter in like]
+    parts = flat.split(sizes)  # type: ignore[no-untyped-call]
     return [part.view(parameter.shape) for part, parameter in zip(parts, like, strict=True)]
 
 
