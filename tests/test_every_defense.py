@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from device_waits import syncs
 
 from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.checkpoint import load_checkpoint
@@ -11,8 +12,10 @@ from robustbench_lite.datasets import load_split
 from robustbench_lite.defenses.catalogue import DEFENSES
 from robustbench_lite.evaluation import Settings, evaluate
 from robustbench_lite.model_source import resolve_model
+from robustbench_lite.models import build_model
 from robustbench_lite.recipe import load_recipe, recipe_files
 from robustbench_lite.training import train
+from robustbench_lite.training_data import TrainingData
 
 CPU = torch.device("cpu")
 FILES = (
@@ -119,3 +122,18 @@ def test_a_teacher_recipe_is_trained_first_inside_the_run(tmp_path):
     assert seen[-1] == "mnist_bgat"
     assert load_checkpoint(tmp_path / "r/teacher_0/best")[1].defense == "standard"
     assert load_checkpoint(tmp_path / "r/best")[1].defense == "bgat"
+
+
+@pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"standard", "oe", "random_mask", "bgat"}))
+def test_crafting_never_waits_for_the_device(name, checkpoint):
+    recipe, data = on_digits(name, checkpoint), load_split("digits", "train")
+    outliers = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
+    source = recipe.defense.outlier_source
+    batch = next(TrainingData(recipe, data, outliers if source else None, CPU).epoch(2))
+    network = build_model(
+        "small_cnn", num_classes=10, in_channels=1, image_size=(8, 8), mean=None, std=None
+    ).train()
+    crafted = []
+    waits = syncs(lambda: crafted.append(recipe.defense.craft({"robust": network}, batch)))
+    assert crafted[0]
+    assert waits == 0

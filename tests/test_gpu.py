@@ -7,11 +7,14 @@ from robustbench_lite.attacks.cw_l2 import cw_l2
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.attacks.random_numbers import normal, random_words
+from robustbench_lite.checkpoint import load_checkpoint
 from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation import Settings, evaluate
 from robustbench_lite.model_source import resolve_model
+from robustbench_lite.models import build_model
 from robustbench_lite.recipe import load_recipe
 from robustbench_lite.training import train
+from robustbench_lite.training_data import TrainingData
 
 pytestmark = pytest.mark.gpu
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -118,3 +121,32 @@ def test_training_runs_and_resumes_on_the_device(tmp_path, name):
     best = train(load_recipe(name, overrides), data, out=tmp_path / "r", device=CUDA)
     assert (best / "model.safetensors").exists()
     assert train(load_recipe(name, overrides), data, out=tmp_path / "r", device=CUDA) == best
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "trades", "irat", "lbgat_trades", "mart"])
+def test_crafting_never_waits_for_the_device(name):
+    words = ["--data.name", "digits", "--data.validation", "100"]
+    recipe = load_recipe(f"mnist_{name}", words)
+    batch = next(TrainingData(recipe, load_split("digits", "train"), None, CUDA).epoch(1))
+    network = build_model(
+        "small_cnn", num_classes=10, in_channels=1, image_size=(8, 8), mean=None, std=None
+    )
+    networks = {"robust": network.to(CUDA).train()}
+    recipe.defense.craft(networks, batch)  # constants and kernels are loaded by the first call
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        recipe.defense.craft(networks, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_on_the_device_learns_what_it_learns_on_a_cpu(tmp_path, precision):
+    words = ["--training.epochs", "8", "--training.precision", precision]
+    recipe, data = load_recipe("digits_pgd_at", words), load_split("digits", "train")
+    rows = {}
+    for device in (CPU, CUDA):
+        best = train(recipe, data, out=tmp_path / device.type, device=device)
+        rows[device.type] = load_checkpoint(best)[1].metrics
+    assert abs(rows["cpu"]["robust_accuracy"] - rows["cuda"]["robust_accuracy"]) < 0.1
+    assert rows["cuda"]["robust_accuracy"] > 0.5

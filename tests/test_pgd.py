@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
+from device_waits import syncs
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustbench_lite.attacks.cw_l2 import cw_l2
 from robustbench_lite.attacks.errors import InputError
@@ -280,31 +280,6 @@ def test_on_step_sees_every_forward_pass_in_order(net, images):
 def test_wrong_options_are_named(net, images, change, message):
     with pytest.raises(InputError, match=message):
         run(net, *images, **change)
-
-
-class CountSyncs(TorchDispatchMode):
-    """Counts operators that make the host wait for the device."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select")
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        # Indexing by a mask waits too: on CUDA it calls nonzero inside.
-        by_mask = "aten.index" in str(func) and any(
-            isinstance(index, torch.Tensor) and index.dtype == torch.bool
-            for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
-        )
-        self.count += by_mask or any(word in str(func) for word in self.WAITING)
-        return func(*args, **(kwargs or {}))
-
-
-def syncs(attack):
-    with CountSyncs() as mode:
-        attack()
-    return mode.count
 
 
 @pytest.mark.parametrize(
