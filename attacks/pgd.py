@@ -63,7 +63,8 @@ def pgd(
         steps: gradient steps per restart; 0 returns the start.
         restarts: independent starts, at least 1. A success is kept over a failure, then the
             larger final loss (later restart on a tie, as in Rice et al. 2020).
-        loss: `"ce"`, `"margin"` (needs kappa), `"dlr"` or `"kl"` (to the clean output).
+        loss: a name of `losses.LOSSES`: `"ce"`, `"margin"` (needs kappa), `"dlr"`, `"kl"` (to the
+            clean output), or those of outliers, for which labels do not matter.
         start: `"uniform"` in the ball (L2: Gaussian direction, radius uniform in [0, eps]; as Rice
             et al.), `"gaussian"` for 0.001 N(0, 1) projected by the first step only (TRADES), or
             `"none"`. All are clipped to [0, 1], except the Gaussian one before a step.

@@ -84,6 +84,8 @@ def resolve_model(
             f"no checkpoint folder {spec}{near_paths(path)} (a network of your own is named "
             "path/file.py:factory or package.module:factory)"
         )
+    if (path / "best" / "card.json").is_file():
+        raise InputError(f"{path} is a run folder: give {path}/best or {path}/last")
     model, card = load_checkpoint(path, device=device)
     if num_classes is not None and card.num_classes != num_classes:
         raise InputError(

@@ -238,6 +238,8 @@ def _typed(data: Mapping[str, Any], types: Mapping[str, type], origin: str) -> d
     except ArgumentError as error:
         message = " ".join(str(error).replace("Parser key", "key").split())
         raise InputError(f"recipe {origin}: {message}") from None
+    except InputError as error:  # a value that a section's own check refuses
+        raise InputError(f"recipe {origin}: {error}") from None
     return {
         section: config[section] if dataclasses.fields(kind) else kind()
         for section, kind in types.items()

@@ -65,8 +65,6 @@ def _checkpoint(folder: str) -> LoadedModel:
     path = Path(folder)
     if not path.exists():
         raise InputError(f"no checkpoint folder {path}{near_paths(path)}")
-    if (path / "best" / "card.json").is_file():
-        raise InputError(f"{path} is a run folder: give {path}/best or {path}/last")
     return resolve_model(folder, allow_code=False, device="cpu")
 
 

@@ -35,9 +35,6 @@ def run(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     if arguments.dataset is not None:
         dataset_info(arguments.dataset)  # an unknown name should not wait for the network
-    if arguments.checkpoint and (Path(arguments.checkpoint) / "best" / "card.json").is_file():
-        folder = arguments.checkpoint.rstrip("/")
-        raise InputError(f"{folder} is a run folder: give {folder}/best or {folder}/last")
     source = resolve_model(
         arguments.checkpoint or arguments.model, allow_code=arguments.allow_code, device="cpu"
     )

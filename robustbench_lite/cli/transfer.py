@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from robustbench_lite.attacks.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
 
     from robustbench_lite.attacks.protocol import AttackSpec, Protocol
     from robustbench_lite.model_source import LoadedModel
@@ -25,6 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, print the table, and say where the file lies."""
     from robustbench_lite.attacks.protocol import load_protocol
     from robustbench_lite.datasets import dataset_info, load_split
+    from robustbench_lite.model_source import resolve_model
     from robustbench_lite.numerics import choose_device
     from robustbench_lite.transfer import FILE, evaluate_transfer
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dataset is not None:
         dataset_info(arguments.dataset)  # an unknown name should not wait for the networks
     sources, targets = (
-        [_network(name, arguments.allow_code, device) for name in names]
+        [resolve_model(name, allow_code=arguments.allow_code, device=device) for name in names]
         for names in (arguments.source, arguments.target)
     )
     dataset = arguments.dataset or _trained_on([*sources, *targets])
@@ -75,15 +75,6 @@ def _chosen(protocol: Protocol, name: str | None) -> AttackSpec:
     if name not in specs:
         raise InputError(unknown_name("attack", name, specs))
     return specs[name]
-
-
-def _network(name: str, allow_code: bool, device: torch.device) -> LoadedModel:
-    from robustbench_lite.model_source import resolve_model
-
-    if (Path(name) / "best" / "card.json").is_file():
-        folder = name.rstrip("/")
-        raise InputError(f"{folder} is a run folder: give {folder}/best or {folder}/last")
-    return resolve_model(name, allow_code=allow_code, device=device)
 
 
 def _trained_on(networks: Sequence[LoadedModel]) -> str:
