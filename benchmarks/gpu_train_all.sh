@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Train and evaluate the mid-sized CIFAR-10 recipes on one GPU, in order, as many as fit:
 #
-#     benchmarks/gpu_train_all.sh --data-dir DIR [--minutes 25] [--epochs 12] [--n 1000]
+#     benchmarks/gpu_train_all.sh --data-dir DIR [--minutes 25] [--each 4] [--epochs 12] [--n 1000]
 #
-# Restartable: everything resumes or answers from what is there. After the deadline no further
-# network is begun; the one in progress is stopped and goes on in the next call. Results (result.json,
+# Restartable: everything resumes or answers from what is there. A network that has not finished
+# after --each minutes (training and evaluation together), or at the deadline, is left, and goes on in
+# the next call; so does the rest when one fails. Exit code 1 says that something is left. Results (result.json,
 # examples.parquet, card, metrics, float16 weights, hardware and versions) land in --entries, to be
 # committed. A rehearsal at toy size on a CPU: benchmarks/gpu_train_all.sh --toy --entries /tmp/entries
 set -euo pipefail
 
-data=() device=auto minutes=25 epochs=12 n=1000 toy=0 work=runs/gpu entries=leaderboard/entries
+data=() device=auto minutes=25 epochs=12 n=1000 toy=0 each=4 work=runs/gpu entries=
 protocol=linf_standard eps=8/255
 names=(pgd_at trades lbgat_trades mart irat lbgat_trades_alpha6)
 while [ $# -gt 0 ]; do
@@ -18,6 +19,7 @@ while [ $# -gt 0 ]; do
         --device) device=$2; shift 2 ;;
         --minutes) minutes=$2; shift 2 ;;
         --epochs) epochs=$2; shift 2 ;;
+        --each) each=$2; shift 2 ;;
         --n) n=$2; shift 2 ;;
         --work) work=$2; shift 2 ;;
         --entries) entries=$2; shift 2 ;;
@@ -32,42 +34,55 @@ if [ "$toy" = 1 ]; then
     # Digits, two PGD steps, a small network: only the plumbing is tried.
     overrides=(--data.name digits --data.validation 100 --data.crop_padding 0 --training.epochs 1
         --model.name small_cnn --training.precision float32 --defense.crafting.steps 2)
-    device=cpu n=20 work=$work/toy
+    device=cpu n=20 epochs=1 work=$work/toy
 fi
+entries=${entries:-$([ "$toy" = 1 ] && echo "$work/entries" || echo leaderboard/entries)}
 
-deadline=$((SECONDS + minutes * 60))
-left() { echo $((deadline - SECONDS)); }
+deadline=$((SECONDS + minutes * 60)) unfinished=0
+left() { local now=$((deadline - SECONDS)) own=$((limit - SECONDS)); echo $((now < own ? now : own)); }
 
-for name in "${names[@]}"; do
-    run=$work/$name result=$work/results/$name entry=$entries/cifar10_short_$name
-    extra=("${overrides[@]}")
-    case $toy$name in 1lbgat*) extra+=(--defense.natural_architecture small_cnn) ;; esac
-    case $toy$name in 1irat) extra+=(--defense.begin_epoch 1) ;; esac
-    [ "$(left)" -gt 0 ] || { echo "== time is up before $name"; break; }
-    echo "== $name: training, $(left) s left"
-    timeout --signal=INT "$(left)" rbl train "cifar10_short_$name" --out "$run" --device "$device" \
-        "${data[@]}" "${extra[@]}" || { echo "== $name: not finished (exit $?); call again"; break; }
-    [ "$(left)" -gt 0 ] || { echo "== time is up before evaluating $name"; break; }
-    timeout --signal=INT "$(left)" rbl evaluate "$run/best" --protocol "$protocol" --eps "$eps" \
-        --n "$n" --device "$device" --out "$result" "${data[@]}" \
-        || { echo "== $name: not finished (exit $?); call again"; break; }
+one() { # NAME: train, round to float16, evaluate what is rounded, copy
+    local run=$work/$1 result=$work/results/$1 entry=$entries/cifar10_short_$1
+    local extra=("${overrides[@]}")
+    case $toy$1 in 1lbgat*) extra+=(--defense.natural_architecture small_cnn) ;; esac
+    # Weights begin in the middle of the run, as in the authors' 120 epochs.
+    case $1 in irat) extra+=(--defense.begin_epoch $(((epochs + 1) / 2))) ;; esac
+    timeout --signal=INT "$(left)" rbl train "cifar10_short_$1" --out "$run" --device "$device" \
+        "${data[@]}" "${extra[@]}" || return
     mkdir -p "$entry"
-    cp "$result/result.json" "$result/examples.parquet" "$result/timing.json" "$entry/"
-    cp "$run/best/card.json" "$run/metrics.jsonl" "$entry/"
-    python - "$run/best/model.safetensors" "$entry/weights_fp16.safetensors" <<'PYTHON'
+    python - "$run/best" "$run/rounded" "$entry/weights_fp16.safetensors" <<'PYTHON' || return
+import dataclasses
 import sys
+from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 
-weights = load_file(sys.argv[1])
-half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-save_file(half, sys.argv[2], metadata={"format": "pt", "precision": "float16 copy"})
+from robustbench_lite.checkpoint import load_checkpoint, save_checkpoint
+
+network, card = load_checkpoint(sys.argv[1])
+half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
+note = "weights rounded to float16: this network is what was evaluated"
+save_checkpoint(sys.argv[2], network, dataclasses.replace(card, notes=note))
+Path(sys.argv[3]).write_bytes(save(half, metadata={"format": "pt"}))
 PYTHON
-    chmod 644 "$entry/weights_fp16.safetensors"
+    timeout --signal=INT "$(left)" rbl evaluate "$run/rounded" --protocol "$protocol" --eps "$eps" \
+        --n "$n" --device "$device" --out "$result" "${data[@]}" || return
+    cp "$result/result.json" "$result/examples.parquet" "$result/timing.json" "$entry/"
+    cp "$run/rounded/card.json" "$run/metrics.jsonl" "$entry/"
     { uname -sr; nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null || true
       python -c 'import torch; print("torch", torch.__version__, "cuda", torch.version.cuda)'
       git rev-parse HEAD 2> /dev/null || true; } > "$entry/hardware.txt"
-    echo "== $name: $entry"
+}
+
+for name in "${names[@]}"; do
+    limit=$((SECONDS + each * 60))
+    if [ "$(left)" -le 0 ]; then
+        echo "== time is up before $name"; unfinished=1; break
+    fi
+    echo "== $name: $(left) s"
+    one "$name" && echo "== $name: $entries/cifar10_short_$name" \
+        || { echo "== $name: not finished (exit $?)"; unfinished=1; }
 done
 
 finished=()
@@ -75,3 +90,4 @@ for name in "${names[@]}"; do
     [ -f "$work/results/$name/result.json" ] && finished+=("$work/results/$name")
 done
 [ ${#finished[@]} -eq 0 ] || rbl leaderboard "${finished[@]}"
+exit $unfinished

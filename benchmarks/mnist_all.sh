@@ -12,9 +12,9 @@ mkdir -p "$out"
 
 one() { # NAME: train, then PGD and CW on 1,000 test images, AutoAttack as well on the first 200
     local run=$out/runs/mnist_$1
-    rbl train "mnist_$1" --out "$run" --threads 1 --data-dir "$data"
+    rbl train "mnist_$1" --out "$run" --threads 1 --data-dir "$data" &&
     rbl evaluate "$run/best" --protocol linf_quick --eps 0.15 --n 1000 --threads 1 \
-        --data-dir "$data" --out "$out/results/quick/$1"
+        --data-dir "$data" --out "$out/results/quick/$1" &&
     rbl evaluate "$run/best" --protocol linf_standard --eps 0.15 --n 200 --threads 1 \
         --data-dir "$data" --out "$out/results/standard/$1"
 }

@@ -17,13 +17,15 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from robustbench_lite.datasets import Split, load_split
+from robustbench_lite.checkpoint import load_checkpoint
+from robustbench_lite.datasets import Split, hold_out, load_split, pad_crop_flip
 from robustbench_lite.models import build_model
 from robustbench_lite.numerics import choose_device, device_name
 from robustbench_lite.provenance import current_versions
@@ -36,7 +38,7 @@ SIZES = {"num_classes": 10, "in_channels": 3, "image_size": (32, 32)}
 NORMALIZATION = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
 
 
-def other_loop(kind, images, labels, *, device, batch_size, schedule, watch):
+def other_loop(kind, images, labels, *, device, batch_size, schedule, watch, augment):
     """Train by `plain` or `trades`; `watch(step)` after each step; returns the network."""
     model = build_model("preact_resnet18", **SIZES, **NORMALIZATION).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -47,8 +49,8 @@ def other_loop(kind, images, labels, *, device, batch_size, schedule, watch):
     while step < len(schedule):
         for x, y in loader:
             x, y = x.to(device), y.to(device)
-            if images.shape[0] > batch_size:
-                x = augmented(x)
+            if augment is not None:
+                x = augment(x)
             x_adv = craft(kind, model, x, y)
             for group in optimizer.param_groups:
                 group["lr"] = schedule[step]
@@ -80,11 +82,16 @@ def craft(kind, model, x, y):
     return x_adv.detach()
 
 
-def augmented(x):
-    """The usual pad-4 crop and flip, one draw a batch: as cheap as it can be made."""
+def cheaply_augmented(x):
+    """The usual pad-4 crop and flip, one draw a batch: what costs the other loops least."""
     i, j = torch.randint(0, 9, (2,)).tolist()
     x = functional.pad(x, (4, 4, 4, 4))[:, :, i : i + 32, j : j + 32]
     return x.flip(3) if torch.rand(()) < 0.5 else x
+
+
+def fairly_augmented(x, *, generator):
+    """Our own augmentation, for comparing what is learnt."""
+    return pad_crop_flip((255 * x).round().byte(), generator, padding=4, flip=True).float() / 255
 
 
 class Enough(Exception):
@@ -161,6 +168,7 @@ def speed(arguments, device):
                         batch_size=arguments.batch_size,
                         schedule=schedule,
                         watch=clock,
+                        augment=cheaply_augmented,
                     )
             except Enough:
                 rates.append(arguments.steps * arguments.batch_size / clock.seconds)
@@ -182,27 +190,27 @@ def accuracy(arguments, device):
             "cifar10_short_pgd_at", overrides(arguments, seed=seed, epochs=arguments.epochs)
         )
         with tempfile.TemporaryDirectory() as folder:
-            from robustbench_lite.checkpoint import load_checkpoint
-
             out = Path(folder) / "run"
             train(recipe, data, out=out, device=device, threads=arguments.threads)
             ours = load_checkpoint(out / "last", device=device)[0]
         found["ours"].append(validate(ours, test, section, seed=0)["robust_accuracy"])
         torch.manual_seed(seed)
-        held = recipe.data.validation
-        per_epoch = (len(data) - held) // arguments.batch_size
+        train_ids, _ = hold_out(data, recipe.data.validation, seed)  # as ours
+        per_epoch = len(train_ids) // arguments.batch_size
+        generator = torch.Generator(device).manual_seed(seed)
         schedule = [
             recipe.optimizer.lr * recipe.schedule.factor((i + 1) / per_epoch, arguments.epochs)
             for i in range(per_epoch * arguments.epochs)
         ]
         plain = other_loop(
             "plain",
-            data.images[held:],
-            data.labels[held:],
+            data.images[train_ids],
+            data.labels[train_ids],
             device=device,
             batch_size=arguments.batch_size,
             schedule=schedule,
             watch=lambda step: None,
+            augment=partial(fairly_augmented, generator=generator),
         ).eval()
         found["plain"].append(validate(plain, test, section, seed=0)["robust_accuracy"])
     return found

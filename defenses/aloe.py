@@ -15,7 +15,13 @@ from robustbench_lite.attacks.losses import uniform_cross_entropy
 from robustbench_lite.attacks.model_state import BnMode
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.pgd_int import Rounding, pgd_int, whole_levels
-from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
+from robustbench_lite.defenses.contract import (
+    ROBUST,
+    Batch,
+    Defense,
+    Objective,
+    check_not_negative,
+)
 from robustbench_lite.defenses.crafting import Crafting
 from robustbench_lite.defenses.outliers import Outliers
 
@@ -95,7 +101,7 @@ class Aloe(Defense):
     clean_forward: bool
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight)
+        check_not_negative(weight=self.weight)
         if not (self.attack_inliers or self.attack_outliers):
             raise InputError(
                 "attack_inliers and attack_outliers are both false: that is the defense 'oe'"
@@ -147,7 +153,7 @@ class Oe(Defense):
     weight: float
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight)
+        check_not_negative(weight=self.weight)
 
     @property
     def outlier_source(self) -> Outliers:
@@ -182,7 +188,7 @@ class Acet(Defense):
     weight: float
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight)
+        check_not_negative(weight=self.weight)
 
     @property
     def outlier_source(self) -> Outliers:
@@ -250,8 +256,3 @@ def _outlier_ids(batch: Batch) -> Tensor:
 
 def _no_labels(x: Tensor) -> Tensor:
     return torch.full((len(x),), -1, device=x.device)
-
-
-def _check_weight(weight: float) -> None:
-    if weight < 0.0:
-        raise InputError(f"weight={weight} of the outlier term is negative; 0.5 in the paper")

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
+from robustbench_lite.defenses.contract import (
+    ROBUST,
+    Batch,
+    Defense,
+    Objective,
+    check_not_negative,
+)
 from robustbench_lite.defenses.crafting import Crafting
 
 
@@ -45,6 +51,7 @@ class Alp(Defense):
     weight: float
 
     def __post_init__(self) -> None:
+        check_not_negative(weight=self.weight)
         if self.mode not in ("adv", "mixed"):
             raise InputError(f"mode={self.mode!r} is unknown; available: adv, mixed")
 

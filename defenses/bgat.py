@@ -12,7 +12,14 @@ from torch.nn import functional
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.losses import kl_to_clean
-from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, FrozenNetwork, Objective
+from robustbench_lite.defenses.contract import (
+    ROBUST,
+    Batch,
+    Defense,
+    FrozenNetwork,
+    Objective,
+    check_not_negative,
+)
 from robustbench_lite.defenses.crafting import Crafting
 from robustbench_lite.defenses.lbgat import clean_logits, guidance
 
@@ -48,6 +55,7 @@ class Bgat(Defense):
     alpha: float
 
     def __post_init__(self) -> None:
+        check_not_negative(alpha=self.alpha)
         if not self.teachers:
             raise InputError("teachers=[] is empty: BGAT needs at least one trained network")
         if self.pairing not in ("none", "alp", "trades"):

@@ -20,20 +20,16 @@ def class_weights(counts: Tensor, kind: Weighting, *, beta: float) -> Tensor:
     `"inverse_frequency"`: w_c = 1 / n_c, the limit beta -> 1. `"none"`: ones.
 
     Args:
-        counts: n_c, (K,), int64.
+        counts: n_c, (K,), int64, all above 0 unless `kind` is `"none"`.
         kind: which of the three.
         beta: in [0, 1), read by the effective number alone.
 
     Returns:
         (K,), float64, all above 0, with sum K.
-
-    Raises:
-        InputError: when a class has no images, which only `"none"` can do without.
     """
     n = counts.double()
     if kind == "none":
         return torch.ones_like(n)
-    check_no_class_is_empty(counts)
     inverse = 1.0 / n if kind == "inverse_frequency" else (1.0 - beta) / (1.0 - beta**n)
     return inverse / inverse.mean()
 

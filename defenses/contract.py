@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.defenses.label_losses import LabelLoss
 from robustbench_lite.defenses.outliers import Outliers
 
@@ -97,6 +98,11 @@ class Defense(ABC):
     """The only `label_loss.name` with which the method is itself; None where any will do."""
 
     @property
+    def needs_every_class(self) -> bool:
+        """Whether the method divides by a class's number of images: the loop then checks them."""
+        return False
+
+    @property
     def extra_networks(self) -> Mapping[str, JointNetwork | FrozenNetwork]:
         """Networks beside the delivered one, by role; the loop builds, trains and stores them."""
         return {}
@@ -127,6 +133,13 @@ class Defense(ABC):
             batch: images and labels.
             crafted: what `craft` returned.
         """
+
+
+def check_not_negative(**values: float) -> None:
+    """Raise InputError for a weight or size below 0, named as its recipe key."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise InputError(f"defense.{name}={value} must be a number of at least 0")
 
 
 def weighted_mean(weights: Tensor, losses: Tensor) -> Tensor:

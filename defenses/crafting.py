@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.model_state import BnMode
 from robustbench_lite.attacks.pgd import Start, pgd
@@ -38,6 +39,10 @@ class Crafting:
 
     def __post_init__(self) -> None:
         ThreatModel(self.norm, self.eps)  # raises on a radius in 0-255 units
+        if self.steps < 0 or self.alpha < 0:
+            raise InputError(
+                f"crafting.steps={self.steps} and alpha={self.alpha} must be at least 0"
+            )
 
     def __call__(
         self,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.defenses.class_balance import check_no_class_is_empty
 
 BONUS_FLOOR = 1e-5  # of 1 - p; as in the authors' code of the encouraging loss
 
@@ -22,6 +22,9 @@ BONUS_FLOOR = 1e-5  # of 1 - p; as in the authors' code of the encouraging loss
 @dataclass(frozen=True)
 class LabelLoss(ABC):
     """A loss of logits and labels, with its constants as fields."""
+
+    needs_every_class: ClassVar[bool] = False
+    """Whether it divides by a class's number of images: the training loop then checks them."""
 
     @abstractmethod
     def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
@@ -124,6 +127,8 @@ class Ldam(LabelLoss):
         scale: s; 30 in the authors' code, 1 in RoBal's adversarial training (linear classifier).
     """
 
+    needs_every_class: ClassVar[bool] = True
+
     max_margin: float
     scale: float
 
@@ -136,7 +141,6 @@ class Ldam(LabelLoss):
             raise InputError(f"label_loss.scale={self.scale} must be a number above 0")
 
     def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
-        check_no_class_is_empty(class_counts)
         logits = _full_precision(logits)
         counts = class_counts.to(logits.dtype)
         margins = self.max_margin * (counts.min() / counts) ** 0.25  # (K,)

@@ -17,7 +17,14 @@ from torch.nn import functional
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.losses import kl_to_clean
-from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, JointNetwork, Objective
+from robustbench_lite.defenses.contract import (
+    ROBUST,
+    Batch,
+    Defense,
+    JointNetwork,
+    Objective,
+    check_not_negative,
+)
 from robustbench_lite.defenses.crafting import Crafting
 
 NATURAL = "natural"  # the network that guides; it is trained, and not delivered
@@ -40,6 +47,9 @@ class Lbgat(Defense):
     crafting: Crafting
     natural_architecture: str
     gamma: float
+
+    def __post_init__(self) -> None:
+        check_not_negative(gamma=self.gamma)
 
     @property
     def extra_networks(self) -> Mapping[str, JointNetwork]:
@@ -74,6 +84,9 @@ class LbgatAlp(Defense):
     natural_architecture: str
     gamma: float
     alpha: float
+
+    def __post_init__(self) -> None:
+        check_not_negative(gamma=self.gamma, alpha=self.alpha)
 
     @property
     def extra_networks(self) -> Mapping[str, JointNetwork]:
@@ -123,6 +136,7 @@ class LbgatTrades(Defense):
     clean_forward: bool
 
     def __post_init__(self) -> None:
+        check_not_negative(gamma=self.gamma, alpha=self.alpha)
         if self.alpha != 0.0 and not self.clean_forward:
             raise InputError(
                 f"clean_forward=false needs alpha=0, got alpha={self.alpha}: the KL term is of "

@@ -26,6 +26,7 @@ from robustbench_lite.defenses.contract import (
     Batch,
     Defense,
     Objective,
+    check_not_negative,
     weighted_mean,
 )
 from robustbench_lite.defenses.crafting import Crafting
@@ -104,6 +105,7 @@ class MailTrades(Defense):
 
     def __post_init__(self) -> None:
         check_slope(self.slope)
+        check_not_negative(beta=self.beta)
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         return {"x_adv": self.crafting(networks[ROBUST], batch, loss="kl")}
@@ -155,6 +157,7 @@ class MailMart(Defense):
 
     def __post_init__(self) -> None:
         check_slope(self.slope)
+        check_not_negative(beta=self.beta)
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         return {"x_adv": self.crafting(networks[ROBUST], batch, loss="ce")}

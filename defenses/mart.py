@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_lite.attacks.losses import cross_entropy, kl_to_clean
-from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
+from robustbench_lite.defenses.contract import (
+    ROBUST,
+    Batch,
+    Defense,
+    Objective,
+    check_not_negative,
+)
 from robustbench_lite.defenses.crafting import Crafting
 
 MartConstants = Literal["code", "exact"]
@@ -84,6 +90,9 @@ class Mart(Defense):
     crafting: Crafting
     beta: float
     constants: MartConstants
+
+    def __post_init__(self) -> None:
+        check_not_negative(beta=self.beta)
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         return {"x_adv": self.crafting(networks[ROBUST], batch, loss="ce")}

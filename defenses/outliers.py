@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from robustbench_lite.attacks.errors import InputError
+
 
 @dataclass(frozen=True)
 class Outliers:
@@ -21,3 +23,10 @@ class Outliers:
     count: int
     batch_size: int
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.count < 0 or self.seed < 0:
+            raise InputError(
+                f"outliers: batch_size={self.batch_size}, count={self.count}, seed={self.seed}: "
+                "at least 2, 0 and 0"
+            )

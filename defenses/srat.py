@@ -46,6 +46,10 @@ class ClassBalanced(Defense):
     def __post_init__(self) -> None:
         check_weighting(beta=self.beta, begin_epoch=self.begin_epoch)
 
+    @property
+    def needs_every_class(self) -> bool:
+        return self.weights != "none"
+
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         return {"x_adv": self.crafting(networks[ROBUST], batch, loss="ce")}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.losses import kl_to_clean
-from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
+from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective, check_not_negative
 from robustbench_lite.defenses.crafting import Crafting
 
 
@@ -28,6 +28,9 @@ class Trades(Defense):
     crafting: Crafting
     beta: float
     double_clean_forward: bool
+
+    def __post_init__(self) -> None:
+        check_not_negative(beta=self.beta)
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         return {"x_adv": self.crafting(networks[ROBUST], batch, loss="kl")}

@@ -281,6 +281,14 @@ def _check_values(recipe: Recipe, origin: str) -> None:
             f"recipe {origin}: label_loss.name={label_loss!r}, but defense "
             f"{recipe.defense_name!r} is itself only with {needed!r}"
         )
+    for section in ("defense", "weight_perturbation"):
+        begin = getattr(getattr(recipe, section), "begin_epoch", 0)
+        if begin > recipe.training.epochs:
+            raise InputError(
+                f"recipe {origin}: {section}.begin_epoch={begin} is after the last of "
+                f"training.epochs={recipe.training.epochs}: {recipe.chosen[section]!r} would never "
+                "begin"
+            )
     smoothing = getattr(recipe.label_loss, "smoothing", None)
     if needed is not None and smoothing:
         raise InputError(

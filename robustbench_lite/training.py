@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,8 +16,6 @@ from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.random_numbers import fold_seed
 from robustbench_lite.checkpoint import checkpoint_hash, load_checkpoint
 from robustbench_lite.datasets import Split, dataset_info
-from robustbench_lite.datasets.arrays import content_hash
-from robustbench_lite.datasets.outliers import load_outliers
 from robustbench_lite.defenses.contract import (
     ROBUST,
     Batch,
@@ -88,10 +85,10 @@ def train(
             f"data.validation={recipe.data.validation} leaves nothing to train on: {data.name} "
             f"has {len(data)} training examples"
         )
-    outliers = None
-    if source := recipe.defense.outlier_source:
-        outliers = load_outliers(source, data)
-    facts = {} if outliers is None else {"outliers_hash": _hash_of(outliers)}
+    training_data = TrainingData(recipe, data, device)
+    facts = {}
+    if outliers_hash := training_data.outliers_hash:
+        facts["outliers_hash"] = outliers_hash
     extra = recipe.defense.extra_networks
     for role, network in extra.items():
         if isinstance(network, FrozenNetwork) and network.source not in recipe_files():
@@ -103,7 +100,7 @@ def train(
         if isinstance(network, FrozenNetwork)
     }
     with deterministic(threads=folder.threads, seed=recipe.training.seed):
-        run = _Run(folder, recipe, data, outliers, teachers, device, progress)
+        run = _Run(folder, recipe, training_data, teachers, device, progress)
         while run.epoch < recipe.training.epochs:
             run.train_epoch()
         if not (out / "last" / "card.json").exists():
@@ -118,17 +115,16 @@ class _Run:
         self,
         folder: RunFolder,
         recipe: Recipe,
-        data: Split,
-        outliers: Tensor | None,
+        data: TrainingData,
         teachers: Mapping[str, nn.Module],
         device: torch.device,
         progress: Callable[[TrainingProgress], None] | None,
     ) -> None:
         self.folder, self.recipe, self.device, self.progress = folder, recipe, device, progress
-        self.data = TrainingData(recipe, data, outliers, device)
+        self.data = data
         self.trained = {
             role: _channels_last(network.to(device))
-            for role, network in _build_networks(recipe, data).items()
+            for role, network in _build_networks(recipe, data.data).items()
         }
         self.networks: dict[str, nn.Module] = {**self.trained, **teachers}
         if recipe.training.precision == "bfloat16":
@@ -183,7 +179,10 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         crafted = defense.craft(self.networks, batch)
         result = self.recipe.weight_perturbation.backward(
-            lambda: defense.objective(self.networks, batch, crafted), robust, batch.epoch
+            lambda: defense.objective(self.networks, batch, crafted),
+            robust,
+            batch.epoch,
+            beside=[network for role, network in self.trained.items() if role != ROBUST],
         )
         self.optimizer.step()
         if self.averaged is not None:
@@ -281,10 +280,6 @@ def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
     return networks
 
 
-def _hash_of(outliers: Tensor) -> str:
-    return content_hash(outliers.cpu().numpy(), np.zeros(len(outliers), dtype=np.int64))
-
-
 def _teacher(
     source: str,
     recipe: Recipe,
@@ -302,6 +297,14 @@ def _teacher(
             raise InputError(
                 f"teacher recipe {source!r} is for {own.data.name}, {recipe.name} for {data.name}"
             )
+        # By the student's seed and sizes: else it is trained on the student's held-out images.
+        own = dataclasses.replace(
+            own,
+            chosen={**own.chosen, "imbalance": recipe.chosen["imbalance"]},
+            imbalance=recipe.imbalance,
+            data=dataclasses.replace(own.data, validation=recipe.data.validation),
+            training=dataclasses.replace(own.training, seed=recipe.training.seed),
+        )
         place = train(
             own, data, out=folder.path / role, device=device, threads=folder.threads,
             progress=progress,

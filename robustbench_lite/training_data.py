@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robustbench_lite.attacks.random_numbers import fold_seed
 from robustbench_lite.datasets import Split, hold_out, pad_crop_flip
+from robustbench_lite.datasets.arrays import content_hash
+from robustbench_lite.datasets.outliers import load_outliers
+from robustbench_lite.defenses.class_balance import check_no_class_is_empty
 from robustbench_lite.defenses.contract import Batch
 from robustbench_lite.recipe import Recipe
 
@@ -17,26 +21,38 @@ from robustbench_lite.recipe import Recipe
 class TrainingData:
     """Training and held-out examples of a run, on its device.
 
-    The held-out examples are cut first, from the whole split, so they keep its class balance; the
-    rest is then made imbalanced where the recipe says so.
+    The held-out examples are cut first, from the whole split; the rest is then made imbalanced
+    where the recipe says so. Outliers made from inliers are made from what is trained on.
 
     Args:
         recipe: sections `data`, `imbalance`, `training`, `label_loss`, and the defense are read.
         data: the whole training split.
-        outliers: the store of outliers, uint8 (M, C, H, W), for a defense that trains with them.
         device: where.
+
+    Raises:
+        InputError: for a class or a source of outliers that cannot supply its images.
     """
 
-    def __init__(
-        self, recipe: Recipe, data: Split, outliers: Tensor | None, device: torch.device
-    ) -> None:
+    def __init__(self, recipe: Recipe, data: Split, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         train_ids, held_out = hold_out(data, recipe.data.validation, recipe.training.seed)
         train_ids = train_ids[recipe.imbalance.choose(data.labels[train_ids], data.num_classes)]
         self.data, self.validation = (data.subset(ids).to(device) for ids in (train_ids, held_out))
         self.class_counts = torch.bincount(self.data.labels, minlength=data.num_classes)
-        self.outliers = None if outliers is None else outliers.to(device)
+        if recipe.defense.needs_every_class or recipe.label_loss.needs_every_class:
+            check_no_class_is_empty(self.class_counts)
+        source = recipe.defense.outlier_source
+        self.outliers = None if source is None else load_outliers(source, self.data)
         self.slices = _slices(len(self.data), recipe.training.batch_size)
+
+    @property
+    def outliers_hash(self) -> str | None:
+        """Content hash of the outlier store, `"sha256:..."`; None without one."""
+        if self.outliers is None:
+            return None
+        return content_hash(
+            self.outliers.cpu().numpy(), np.zeros(len(self.outliers), dtype=np.int64)
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch."""

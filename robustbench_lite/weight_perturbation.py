@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,7 +25,12 @@ class WeightPerturbation(ABC):
 
     @abstractmethod
     def backward(
-        self, objective: Callable[[], Objective], model: nn.Module, epoch: int
+        self,
+        objective: Callable[[], Objective],
+        model: nn.Module,
+        epoch: int,
+        *,
+        beside: Sequence[nn.Module] = (),
     ) -> Objective:
         """Fill every `.grad` (which come as None), and say what was minimised.
 
@@ -33,6 +38,7 @@ class WeightPerturbation(ABC):
             objective: evaluates the loss at the weights as they are; may be called repeatedly.
             model: the network whose weights move; they are back, bit for bit, afterwards.
             epoch: from 1.
+            beside: networks trained with it, whose weights stay where they are.
         """
 
 
@@ -41,9 +47,14 @@ class Unperturbed(WeightPerturbation):
     """Plain gradients."""
 
     def backward(
-        self, objective: Callable[[], Objective], model: nn.Module, epoch: int
+        self,
+        objective: Callable[[], Objective],
+        model: nn.Module,
+        epoch: int,
+        *,
+        beside: Sequence[nn.Module] = (),
     ) -> Objective:
-        del model, epoch
+        del model, epoch, beside
         result = objective()
         result.loss.backward()  # type: ignore[no-untyped-call]
         return result
@@ -71,13 +82,18 @@ class Awp(WeightPerturbation):
             raise InputError(f"weight_perturbation.gamma={self.gamma} must be at least 0")
 
     def backward(
-        self, objective: Callable[[], Objective], model: nn.Module, epoch: int
+        self,
+        objective: Callable[[], Objective],
+        model: nn.Module,
+        epoch: int,
+        *,
+        beside: Sequence[nn.Module] = (),
     ) -> Objective:
         if epoch < self.begin_epoch:
             return Unperturbed().backward(objective, model, epoch)
         weights = _weights(model)
-        with _buffers_kept(model):
-            gradients = torch.autograd.grad(objective().loss, weights)
+        with _buffers_kept(model, *beside):
+            gradients = _gradients(objective().loss, weights)
         moves = [self.gamma * _to_length_of(w, g) for w, g in zip(weights, gradients, strict=True)]
         with _moved(weights, moves):
             return Unperturbed().backward(objective, model, epoch)
@@ -112,7 +128,12 @@ class Corruption(WeightPerturbation):
             )
 
     def backward(
-        self, objective: Callable[[], Objective], model: nn.Module, epoch: int
+        self,
+        objective: Callable[[], Objective],
+        model: nn.Module,
+        epoch: int,
+        *,
+        beside: Sequence[nn.Module] = (),
     ) -> Objective:
         del epoch
         result = objective()
@@ -123,19 +144,19 @@ class Corruption(WeightPerturbation):
         def loss_and_gradient(corruption: Tensor) -> tuple[Tensor, Tensor]:
             with _moved(weights, _split(corruption, weights)), torch.enable_grad():
                 loss = objective().loss
-                return loss.detach(), _flat(torch.autograd.grad(loss, weights))
+                return loss.detach(), _flat(_gradients(loss, weights))
 
-        with _buffers_kept(model):
+        with _buffers_kept(model, *beside):
             worst = worst_corruption(
                 loss_and_gradient, first, eps=self.eps, p=self.p, steps=self.steps
             )
-            everything = [p for p in model.parameters() if p.requires_grad]
+            networks = (model, *beside)
+            everything = [p for net in networks for p in net.parameters() if p.requires_grad]
             plain = [_gradient_of(parameter).clone() for parameter in everything]
             with _moved(weights, _split(worst, weights)):
-                corrupted = torch.autograd.grad(objective().loss, everything, allow_unused=True)
+                corrupted = _gradients(objective().loss, everything)
         for parameter, at_w, at_worst in zip(everything, plain, corrupted, strict=True):
-            there = torch.zeros_like(at_w) if at_worst is None else at_worst
-            parameter.grad = (1.0 - self.mix) * at_w + self.mix * there
+            parameter.grad = (1.0 - self.mix) * at_w + self.mix * at_worst
         return result
 
 
@@ -219,13 +240,22 @@ def _gradient_of(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
+def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Of each parameter; zeros for one that the loss does not see."""
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    ]
+
+
 def _to_length_of(weight: Tensor, gradient: Tensor) -> Tensor:
     # 1e-20 as in the authors' code: a weight without gradient does not move.
     move: Tensor = gradient * (weight.norm() / (gradient.norm() + 1e-20))
     return move
 
 
-def _flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
@@ -251,9 +281,9 @@ def _moved(weights: list[nn.Parameter], moves: list[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def _buffers_kept(*networks: nn.Module) -> Iterator[None]:
     """BatchNorm's statistics as they were, after passes that are no training passes."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    before = [(buffer, buffer.clone()) for net in networks for buffer in net.buffers()]
     try:
         yield
     finally:

@@ -355,9 +355,9 @@ def test_a_method_says_which_outliers_it_needs():
         (lambda: integer_crafting(alpha=Fraction(1, 100)), r"crafting.alpha=0.01 is 2.55/255"),
         (lambda: integer_crafting(eps=Fraction(8)), r"did you mean 8/255\?"),
         (lambda: aloe(attack_inliers=False, attack_outliers=False), "that is the defense 'oe'"),
-        (lambda: aloe(weight=-0.5), "weight=-0.5 of the outlier term is negative"),
-        (lambda: Oe(OUTLIERS, -1.0), "weight=-1.0 of the outlier term is negative"),
-        (lambda: acet(-1.0), "weight=-1.0 of the outlier term is negative"),
+        (lambda: aloe(weight=-0.5), "weight=-0.5 must be a number of at least 0"),
+        (lambda: Oe(OUTLIERS, -1.0), "weight=-1.0 must be a number of at least 0"),
+        (lambda: acet(-1.0), "weight=-1.0 must be a number of at least 0"),
     ],
 )
 def test_values_that_make_no_method_are_refused(make, message):

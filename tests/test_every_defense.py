@@ -127,13 +127,15 @@ def test_a_teacher_recipe_is_trained_first_inside_the_run(tmp_path):
 @pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"standard", "oe", "random_mask", "bgat"}))
 def test_crafting_never_waits_for_the_device(name, checkpoint):
     recipe, data = on_digits(name, checkpoint), load_split("digits", "train")
-    outliers = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
-    source = recipe.defense.outlier_source
-    batch = next(TrainingData(recipe, data, outliers if source else None, CPU).epoch(2))
+    batch = next(TrainingData(recipe, data, CPU).epoch(2))
     network = build_model(
         "small_cnn", num_classes=10, in_channels=1, image_size=(8, 8), mean=None, std=None
     ).train()
     crafted = []
-    waits = syncs(lambda: crafted.append(recipe.defense.craft({"robust": network}, batch)))
+    networks = {"robust": network}
+    waits = syncs(lambda: crafted.append(recipe.defense.craft(networks, batch)))
     assert crafted[0]
     assert waits == 0
+    if not recipe.defense.extra_networks:
+        step = syncs(lambda: recipe.defense.objective(networks, batch, crafted[0]))
+        assert step == 0, "nor does the objective"

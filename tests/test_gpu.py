@@ -127,7 +127,7 @@ def test_training_runs_and_resumes_on_the_device(tmp_path, name):
 def test_crafting_never_waits_for_the_device(name):
     words = ["--data.name", "digits", "--data.validation", "100"]
     recipe = load_recipe(f"mnist_{name}", words)
-    batch = next(TrainingData(recipe, load_split("digits", "train"), None, CUDA).epoch(1))
+    batch = next(TrainingData(recipe, load_split("digits", "train"), CUDA).epoch(1))
     network = build_model(
         "small_cnn", num_classes=10, in_channels=1, image_size=(8, 8), mean=None, std=None
     )

@@ -1,5 +1,6 @@
 """The training loop: one for all, resumable, honest about best and last."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from robustbench_lite.checkpoint import load_checkpoint
 from robustbench_lite.datasets import hold_out, load_split
+from robustbench_lite.datasets.imbalance import Balanced
 from robustbench_lite.defenses.contract import ROBUST, Defense, Objective
 from robustbench_lite.defenses.standard import Standard
 from robustbench_lite.errors import InputError, LedgerMismatchError
@@ -270,7 +272,7 @@ def test_imbalance_thins_the_training_set_but_not_the_validation_set(tmp_path, d
         *("--imbalance.seed", "0"),
     ]
     recipe = load_recipe("digits_standard", words)
-    data = TrainingData(recipe, digits, None, CPU)
+    data = TrainingData(recipe, digits, CPU)
     assert data.class_counts.tolist() == [100] * 5 + [10] * 5
     assert torch.equal(data.class_counts, torch.bincount(data.data.labels))
     assert len(data.validation) == recipe.data.validation
@@ -278,12 +280,18 @@ def test_imbalance_thins_the_training_set_but_not_the_validation_set(tmp_path, d
     assert torch.equal(data.validation.images, digits.images[held_out])
 
 
-def test_outliers_come_in_consecutive_blocks_from_another_place_each_epoch(digits):
+def test_outliers_come_in_consecutive_blocks_from_another_place_each_epoch(digits, monkeypatch):
     words = ["--data.name", "digits", "--data.validation", "200", "--training.batch_size", "256"]
     words += ["--defense.outliers.count", "50", "--defense.outliers.batch_size", "30"]
     recipe = load_recipe("mnist_oe", words)
     store = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 1, 8, 8)
-    data = TrainingData(recipe, digits, store, CPU)
+    asked = []
+    monkeypatch.setattr(
+        "robustbench_lite.training_data.load_outliers",
+        lambda source, like: asked.append(like) or store,
+    )
+    data = TrainingData(recipe, digits, CPU)
+    assert asked == [data.data], "made from what is trained on, not from what is held out"
     begins = []
     for epoch in (1, 2):
         batches = list(data.epoch(epoch))
@@ -292,3 +300,47 @@ def test_outliers_come_in_consecutive_blocks_from_another_place_each_epoch(digit
         assert all(batch.outliers.shape == (30, 1, 8, 8) for batch in batches)
         begins.append(rows[0].item())
     assert begins[0] != begins[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("mnist_cb_reweight", []), ("mnist_ldam_drw", ["--defense.weights", "none"])],
+)
+def test_a_class_without_images_is_refused_where_its_number_divides(digits, name, words):
+    some = digits.subset((digits.labels != 3).nonzero().flatten())
+    words = [*words, "--data.name", "digits", "--data.validation", "100"]
+    recipe = load_recipe(name, words)
+    plain = dataclasses.replace(recipe, imbalance=Balanced())
+    with pytest.raises(InputError, match="class 3 has no training images"):
+        TrainingData(plain, some, CPU)
+    unweighted = load_recipe("digits_pgd_at")
+    assert TrainingData(unweighted, some, CPU).class_counts[3] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("mnist_irat", ["--training.epochs", "1"], "defense.begin_epoch=2 is after the last"),
+        ("mnist_trades", ["--defense.beta", "-1"], "mnist_trades.toml: defense.beta=-1.0 must be"),
+        ("mnist_pgd_at", ["--defense.crafting.steps", "-1"], "crafting.steps=-1"),
+        ("mnist_oe", ["--defense.outliers.batch_size", "0"], "batch_size=0"),
+    ],
+)
+def test_values_that_would_undo_a_method_are_refused_at_once(name, words, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe(name, words)
+
+
+def test_a_teacher_is_trained_without_its_students_held_out_images(tmp_path, digits):
+    words = [
+        *("--data.name", "digits", "--data.validation", "150", "--training.epochs", "1"),
+        *("--defense.teachers", '["digits_standard"]', "--defense.crafting.steps", "1"),
+        *("--training.seed", "5"),
+    ]
+    train(load_recipe("mnist_bgat", words), digits, out=tmp_path / "r", device=CPU, threads=1)
+    student, teacher = (
+        json.loads((tmp_path / "r" / name / "card.json").read_text())["recipe"]
+        for name in ("best", "teacher_0/best")
+    )
+    for key in (("training", "seed"), ("data", "validation"), ("imbalance", "name")):
+        assert student[key[0]][key[1]] == teacher[key[0]][key[1]]

@@ -9,6 +9,7 @@ from torch import nn
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.defenses.contract import ROBUST, Objective
+from robustbench_lite.defenses.lbgat import Lbgat
 from robustbench_lite.defenses.pgd_at import PgdAt
 from robustbench_lite.weight_perturbation import (
     Awp,
@@ -205,3 +206,37 @@ def test_batchnorm_sees_one_training_pass_and_the_method_crafts_once(perturbatio
 def test_values_out_of_range_are_refused(make):
     with pytest.raises(InputError, match="weight_perturbation"):
         make()
+
+
+@pytest.mark.parametrize("perturbation", [Awp(0.01, 1), Corruption(0.05, 2.0, 2, 1.0)])
+def test_a_network_beside_it_keeps_its_weights_and_sees_one_training_pass(perturbation):
+    robust, natural = Recording().train(), Recording(seed=1).train()
+    x, y = example_images()
+    networks, batch = {ROBUST: robust, "natural": natural}, make_batch(x, y)
+    defense = Lbgat(crafting(steps=2, start="gaussian"), "unused", 1.0)
+    crafted = defense.craft(networks, batch)
+    before = {name: value.clone() for name, value in natural.named_parameters()}
+    perturbation.backward(
+        lambda: defense.objective(networks, batch, crafted), robust, 1, beside=[natural]
+    )
+    assert robust.norm.num_batches_tracked.item() == 1
+    assert natural.norm.num_batches_tracked.item() == 1
+    for name, value in natural.named_parameters():
+        assert torch.equal(value, before[name])
+        assert value.grad.abs().sum() > 0
+
+
+def test_a_weight_that_the_loss_does_not_see_stays_and_gets_no_gradient():
+    network = a_network()
+    network.unused = nn.Linear(3, 3).double()
+
+    def first_layers():
+        x = torch.rand(4, 6, dtype=torch.float64)
+        return Objective(network[2](network[1](network[0](x))).square().mean(), {})
+
+    before = network.unused.weight.clone()
+    for perturbation in (Awp(0.01, 1), Corruption(0.05, 2.0, 2, 0.5)):
+        network.zero_grad()
+        perturbation.backward(first_layers, network, 1)
+        assert torch.equal(network.unused.weight, before)
+        assert network[0].weight.grad.abs().sum() > 0

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from robustbench_lite.attacks.errors import InputError
 
 if TYPE_CHECKING:
-
     from robustbench_lite.attacks.protocol import AttackSpec, Protocol
     from robustbench_lite.model_source import LoadedModel
 
