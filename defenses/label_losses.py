@@ -144,7 +144,7 @@ class Ldam(LabelLoss):
         logits = _full_precision(logits)
         counts = class_counts.to(logits.dtype)
         margins = self.max_margin * (counts.min() / counts) ** 0.25  # (K,)
-        shifted = logits - functional.one_hot(y, logits.shape[1]) * margins
+        shifted = logits.scatter_add(1, y[:, None], -margins[y][:, None])
         return functional.cross_entropy(self.scale * shifted, y, reduction="none")
 
 
