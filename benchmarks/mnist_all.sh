@@ -10,12 +10,12 @@ data=${1:?usage: mnist_all.sh DATA_DIR [OUT] [JOBS]} out=${2:-runs/mnist_all} jo
 export data out OMP_NUM_THREADS=1
 mkdir -p "$out"
 
-one() { # NAME: train, then PGD and CW on 1,000 test images, AutoAttack as well on the first 200
+one() { # NAME: train, then PGD and CW on 1,000 test images, AutoAttack as well on the first 100
     local run=$out/runs/mnist_$1
     rbl train "mnist_$1" --out "$run" --threads 1 --data-dir "$data" &&
     rbl evaluate "$run/best" --protocol linf_quick --eps 0.15 --n 1000 --threads 1 \
         --data-dir "$data" --out "$out/results/quick/$1" &&
-    rbl evaluate "$run/best" --protocol linf_standard --eps 0.15 --n 200 --threads 1 \
+    rbl evaluate "$run/best" --protocol linf_standard --eps 0.15 --n 100 --threads 1 \
         --data-dir "$data" --out "$out/results/standard/$1"
 }
 export -f one
