@@ -91,7 +91,9 @@ class Registry(Mapping[str, Entry]):
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, object]) -> str:
-    """The message for a name nobody registered: near matches first, then all there are."""
+    """The message for a name nobody registered: near matches first, then all, or where they are."""
     near = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
+    if len(known) > 25:
+        return f"unknown {kind} {name!r}; {hint}`rbl list {kind}s` names all {len(known)}"
     return f"unknown {kind} {name!r}; {hint}available: {', '.join(sorted(known))}"

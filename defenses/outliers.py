@@ -25,8 +25,6 @@ class Outliers:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.count < 0 or self.seed < 0:
-            raise InputError(
-                f"outliers: batch_size={self.batch_size}, count={self.count}, seed={self.seed}: "
-                "at least 2, 0 and 0"
-            )
+        for name, lowest in (("batch_size", 1), ("count", 0), ("seed", 0)):
+            if (value := getattr(self, name)) < lowest:
+                raise InputError(f"outliers.{name}={value} must be at least {lowest}")

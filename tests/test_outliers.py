@@ -335,7 +335,7 @@ def test_images_lie_on_the_device_of_the_inliers():
         ("dataset:cifar10", 0, "the inliers' own"),
         ("dataset:digits", 1434, r"count=1434, but dataset:digits \(train\) has 1433 images"),
         ("folder:nowhere", 0, "'folder:nowhere' is not a folder"),
-        ("gaussian", -1, "outliers.count=-1 is negative"),
+        ("gaussian", -1, "outliers.count=-1 must be at least 0"),
     ],
 )
 def test_a_wrong_source_is_one_line(source, count, message):

@@ -323,7 +323,11 @@ def test_a_class_without_images_is_refused_where_its_number_divides(digits, name
         ("mnist_irat", ["--training.epochs", "1"], "defense.begin_epoch=2 is after the last"),
         ("mnist_trades", ["--defense.beta", "-1"], "mnist_trades.toml: defense.beta=-1.0 must be"),
         ("mnist_pgd_at", ["--defense.crafting.steps", "-1"], "crafting.steps=-1"),
-        ("mnist_oe", ["--defense.outliers.batch_size", "0"], "batch_size=0"),
+        (
+            "mnist_oe",
+            ["--defense.outliers.batch_size", "0"],
+            "outliers.batch_size=0 must be at least 1",
+        ),
     ],
 )
 def test_values_that_would_undo_a_method_are_refused_at_once(name, words, message):

@@ -79,8 +79,6 @@ def load_outliers(spec: Outliers, like: Split, *, data_dir: str | Path | None = 
         raise InputError(unknown_name(OUTLIERS.kind, spec.source, OUTLIERS))
     if colon and not place:
         raise InputError(f"outlier source {spec.source!r} names nothing after the colon")
-    if spec.count < 0:
-        raise InputError(f"outliers.count={spec.count} is negative; 0 takes all there are")
     seed = fold_seed(spec.seed, "outliers", spec.source, like.split) % 2**63
     images = _load(spec, kind, place, like, seed, data_dir)
     return images.to(like.images.device)
