@@ -320,7 +320,7 @@ def test_a_class_without_images_is_refused_where_its_number_divides(digits, name
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("mnist_irat", ["--training.epochs", "1"], "defense.begin_epoch=2 is after the last"),
+        ("mnist_irat", ["--training.epochs", "1"], "defense.begin_epoch=3 is after the last"),
         ("mnist_trades", ["--defense.beta", "-1"], "mnist_trades.toml: defense.beta=-1.0 must be"),
         ("mnist_pgd_at", ["--defense.crafting.steps", "-1"], "crafting.steps=-1"),
         (
