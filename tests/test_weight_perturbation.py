@@ -81,6 +81,20 @@ def test_two_steps_of_a_quarter_need_no_rescaling():
     assert second.norm().item() == pytest.approx(0.499925, abs=1e-6)
 
 
+def test_the_iterate_of_the_largest_loss_comes_back_not_the_last():
+    losses = iter([3.0, 5.0, 4.0])
+    gradients = iter([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    seen = []
+
+    def script(corruption):
+        seen.append(corruption)
+        return torch.tensor(next(losses)), torch.tensor(next(gradients))
+
+    found = worst_corruption(script, torch.tensor([1.0, 0.0]), eps=1.0, p=2.0, steps=3)
+    assert torch.equal(found, seen[1])
+    assert not torch.equal(found, seen[2])
+
+
 class Bowl(nn.Module):
     """The quadratic above, its two weights in a matrix so that they count as weights."""
 
