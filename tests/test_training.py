@@ -247,7 +247,7 @@ def test_seeds_matter_and_repeat(tmp_path, digits):
 
 WITH_AWP = [
     *("--weight_perturbation.name", "awp", "--weight_perturbation.gamma", "0.005"),
-    *("--weight_perturbation.begin_epoch", "2", "--training.ema_decay", "0.9"),
+    *("--weight_perturbation.begin_epoch", "2"),
 ]
 WITH_ENCOURAGING = ["--label_loss.name", "encouraging", "--label_loss.log_end", "0.75"]
 
