@@ -57,7 +57,13 @@ def fold_seed(seed: int, *parts: int | str) -> int:
 
 
 def random_words(
-    n_words: int, *, ids: Tensor, seed: int, stream: str, restart: int, step: int
+    n_words: int,
+    *,
+    ids: Tensor,
+    seed: int,
+    stream: str,
+    restart: int | Tensor,
+    step: int | Tensor,
 ) -> Tensor:
     """Uniform 32-bit words, a row per example.
 
@@ -66,26 +72,48 @@ def random_words(
         ids: example ids (B,), int64 in [0, 2**32).
         seed: any integer; its low 64 bits are the key.
         stream: name of the attack, or of the purpose.
-        restart: in [0, 4096).
-        step: in [0, 2**20).
+        restart: in [0, 4096); an int, or int64 (B,) when the examples are at different ones.
+        step: in [0, 2**20); an int, int64 (B,), or (B, S) for S draws at once.
 
     Returns:
-        int64 (B, n_words), elements in [0, 2**32), on the device of `ids`.
+        int64 (B, n_words), or (B, S, n_words), elements in [0, 2**32), on the device of `ids`.
+
+    Raises:
+        ValueError: for an int outside its range; a tensor's elements are the caller's to hold.
     """
-    if not (0 <= restart < 1 << (32 - _STEP_BITS) and 0 <= step < 1 << _STEP_BITS):
-        raise ValueError(f"restart={restart} or step={step} is out of the counter's range")
+    for name, value, bits in (("restart", restart, 32 - _STEP_BITS), ("step", step, _STEP_BITS)):
+        if isinstance(value, int) and not 0 <= value < 1 << bits:
+            raise ValueError(f"{name}={value} is out of the counter's range")
+    several = isinstance(step, Tensor) and step.dim() == 2
     blocks = torch.arange(-(-n_words // 4), device=ids.device)  # (blocks,)
-    place = torch.full_like(blocks[:1], (restart << _STEP_BITS) | step)
+    place = (_column(restart, ids) << _STEP_BITS) | _column(step, ids)  # (B or 1, S or 1)
     purpose = torch.full_like(blocks[:1], stream_id(stream))
     key = (seed & _MASK, (seed >> 32) & _MASK)
-    words = philox((blocks[None, :], ids.long()[:, None], purpose[None, :], place[None, :]), key)
-    return torch.stack(words, dim=2).flatten(1)[:, :n_words]  # (B, n_words)
+    counter = (blocks[None, None, :], ids.long()[:, None, None], purpose, place[:, :, None])
+    words = torch.stack(philox(counter, key), dim=3).flatten(2)[:, :, :n_words]
+    return words if several else words[:, 0]
+
+
+def _column(value: int | Tensor, ids: Tensor) -> Tensor:
+    """A place in the counter as int64 (1, 1), (B, 1) or (B, S)."""
+    if isinstance(value, int):
+        return torch.full((1, 1), value, dtype=torch.int64, device=ids.device)
+    return value.long().view(len(value), -1)
 
 
 def uniform(
-    shape: torch.Size, *, ids: Tensor, seed: int, stream: str, restart: int, step: int
+    shape: torch.Size,
+    *,
+    ids: Tensor,
+    seed: int,
+    stream: str,
+    restart: int | Tensor,
+    step: int | Tensor,
 ) -> Tensor:
-    """Uniform float32 numbers in [0, 1), multiples of 2**-24: (B, *shape[1:])."""
+    """Uniform float32 numbers in [0, 1), multiples of 2**-24: (B, *shape[1:]).
+
+    `restart` and `step` are ints, or int64 (B,).
+    """
     words = random_words(
         math.prod(shape[1:]), ids=ids, seed=seed, stream=stream, restart=restart, step=step
     )
@@ -93,11 +121,18 @@ def uniform(
 
 
 def normal(
-    shape: torch.Size, *, ids: Tensor, seed: int, stream: str, restart: int, step: int
+    shape: torch.Size,
+    *,
+    ids: Tensor,
+    seed: int,
+    stream: str,
+    restart: int | Tensor,
+    step: int | Tensor,
 ) -> Tensor:
     """Standard normal float32 numbers by Box and Muller (1958): (B, *shape[1:]).
 
     Computed in float64, so that vectorised and scalar code paths round to the same float32.
+    `restart` and `step` are ints, or int64 (B,).
     """
     n = math.prod(shape[1:])
     pairs = -(-n // 2)
