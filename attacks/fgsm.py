@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.threat_model import Norm
 
@@ -52,3 +55,10 @@ def fgsm(
         ids=ids,
         seed=seed,
     )
+
+
+def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
+    """Raise InputError for a norm that has no single steepest step here."""
+    del attack, num_classes
+    if params["norm"] not in ("Linf", "L2"):
+        raise InputError(f"norm={params['norm']!r} is unknown here; available: Linf, L2")

@@ -19,6 +19,11 @@ def l2_norm(delta: Tensor) -> Tensor:
     return norms
 
 
+def l1_norm(delta: Tensor) -> Tensor:
+    """Sum of absolute entries of each example: (B, ...) to (B,)."""
+    return delta.flatten(1).abs().sum(dim=1)
+
+
 def linf_norm(delta: Tensor) -> Tensor:
     """Largest absolute entry of each example: (B, ...) to (B,)."""
     return delta.flatten(1).abs().amax(dim=1)

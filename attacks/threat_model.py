@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from robustbench_lite.attacks.errors import InputError
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 _LARGEST = 10**6  # no image has a diameter like that
 NORMS: tuple[str, ...] = get_args(Norm)
 
@@ -61,7 +61,7 @@ class ThreatModel:
     """What an attacker may do: move x by at most `eps` in `norm`, inside [0, 1].
 
     Args:
-        norm: `"Linf"` or `"L2"`.
+        norm: `"Linf"`, `"L2"` or `"L1"`.
         eps: exact radius in pixel units of [0, 1].
 
     Raises:
@@ -82,10 +82,11 @@ class ThreatModel:
 
     def check_diameter(self, n_values: int) -> None:
         """Raise InputError for a radius beyond the diameter of images with `n_values` values."""
-        if self.norm == "L2" and float(self.eps) > n_values**0.5:
+        diameter = {"Linf": 1.0, "L2": n_values**0.5, "L1": float(n_values)}[self.norm]
+        if float(self.eps) > diameter:
             raise InputError(
-                f"eps={self.eps_text} is larger than the diameter {n_values**0.5:.3g} of these "
-                f"images in L2: inputs are in [0, 1]; did you mean {self.eps_text}/255?"
+                f"eps={self.eps_text} is larger than the diameter {diameter:.3g} of these "
+                f"images in {self.norm}: inputs are in [0, 1]; did you mean {self.eps_text}/255?"
             )
 
     @property

@@ -14,7 +14,15 @@ from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import ThreatModel
 from robustbench_lite.errors import InputError
 
-BALL_TOLERANCE = 1e-6  # float32 rounding of x + delta, in pixel units
+BALL_TOLERANCE = 1e-6  # float32 rounding of x + delta: in pixel units, for L1 relative to eps
+
+
+def largest_norm(norm: str, eps: float) -> float:
+    """The largest norm of a perturbation that still counts as inside the ball.
+
+    eps + 1e-6 for Linf and L2; eps (1 + 1e-6) for L1, whose rounding grows with the sum.
+    """
+    return eps * (1.0 + BALL_TOLERANCE) if norm == "L1" else eps + BALL_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Verdict:
         prediction: int64 (N,), of the candidate image (of the majority with several passes).
         linf: float64 (N,), norm of the perturbation.
         l2: float64 (N,), likewise.
+        l1: float64 (N,), likewise.
         loss: float64 (N,), cross-entropy of the candidate image (mean over passes).
     """
 
@@ -33,6 +42,7 @@ class Verdict:
     prediction: Tensor
     linf: Tensor
     l2: Tensor
+    l1: Tensor
     loss: Tensor
 
 
@@ -61,7 +71,7 @@ def verify(
 ) -> Verdict:
     """Judge candidates by a float32 forward pass of the plain network in eval mode.
 
-    Broken means: every pixel finite and in [0, 1], perturbation within eps + 1e-6 in the threat
+    Broken means: every pixel finite and in [0, 1], perturbation within `largest_norm` in the threat
     model's norm (computed in float64), and a prediction (argmax) other than the label in more
     than half of the passes.
 
@@ -82,25 +92,26 @@ def verify(
     """
     if x_adv.dtype != torch.float32 or x.dtype != torch.float32:
         raise TypeError(f"images must be float32, got {x.dtype} and {x_adv.dtype}")
-    linf, l2 = _norms(x_adv - x.double())
-    radius = linf if threat.norm == "Linf" else l2
+    linf, l2, l1 = _norms(x_adv - x.double())
+    radius = {"Linf": linf, "L2": l2, "L1": l1}[threat.norm]
     allowed = (
         torch.isfinite(x_adv).flatten(1).all(dim=1)
         & (x_adv.flatten(1).amin(dim=1) >= 0.0)
         & (x_adv.flatten(1).amax(dim=1) <= 1.0)
-        & (radius <= float(threat.eps) + BALL_TOLERANCE)
+        & (radius <= largest_norm(threat.norm, float(threat.eps)))
     )
     # The network never sees a candidate with NaN pixels: its NaN logits would not be its fault.
     finite = torch.isfinite(x_adv).flatten(1).all(dim=1)
     seen = torch.where(finite.view(-1, 1, 1, 1), x_adv, x)
     votes, loss = _votes(model, seen, y, batch_size=batch_size, passes=passes)
     wrong = passes - votes.gather(1, y[:, None]).squeeze(1)
-    return Verdict(allowed & (2 * wrong > passes), votes.argmax(dim=1), linf, l2, loss)
+    return Verdict(allowed & (2 * wrong > passes), votes.argmax(dim=1), linf, l2, l1, loss)
 
 
-def _norms(delta: Tensor) -> tuple[Tensor, Tensor]:
+def _norms(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     flat = delta.flatten(1)
-    return flat.abs().amax(dim=1), torch.linalg.vector_norm(flat, dim=1)
+    sizes = flat.abs()
+    return sizes.amax(dim=1), torch.linalg.vector_norm(flat, dim=1), sizes.sum(dim=1)
 
 
 def _votes(
