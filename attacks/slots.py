@@ -1,0 +1,209 @@
+"""Active-set refill: a batch of slots, each held by one example until it is broken or given up.
+
+An attack that tries the same thing on every example is a `Search`: a step machine over rows. A
+row leaves its slot as soon as the plain network confirms that it is broken, or when its last run
+is spent; the next waiting example takes the slot. Which slot an example gets depends only on ids
+and verdicts, never on time, and rows do not see each other: draws are by example id, and what a
+row has claimed is frozen, so looking more or less often changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.finite_check import FiniteCheck
+from robustbench_lite.attacks.model_state import attacked
+
+Rows = dict[str, Tensor]  # every tensor has one row per example
+_LONGEST_PERIOD = 32  # steps between two looks at who is finished
+
+
+class Search(Protocol):
+    """One attack as a step machine. Rows are independent of each other."""
+
+    @property
+    def runs(self) -> int:
+        """Runs (restarts, targets) per example, one after the other until one succeeds."""
+
+    @property
+    def finite(self) -> FiniteCheck:
+        """Takes the note of losses and gradients; its step counts advances of this search."""
+
+    def begin(self, rows: Rows) -> Rows:
+        """The state in which a run begins.
+
+        Args:
+            rows: `x` (B, C, H, W) clean, `y` (B,), `ids` (B,), `logits` (B, K) of the clean
+                images, `run` (B,) int64 from 0.
+
+        Returns:
+            A new dictionary that holds all of `rows`, and at least: `x_adv` (B, C, H, W), the
+            candidate; `claim` bool (B,), whether the candidate is inside the ball and
+            misclassified as far as the search can tell; `left` int64 (B,), steps left, above 0.
+        """
+
+    def advance(self, state: Rows, steps: int) -> None:
+        """Take `steps` steps, in place; no row has fewer left.
+
+        Lowers `left`. A row that claims is frozen: its `claim` and `x_adv` no longer change.
+        """
+
+    def deny(self, state: Rows, rows: Tensor) -> None:
+        """Withdraw the claims of some rows (indices): the plain network did not confirm them."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, one entry per example.
+
+    Args:
+        x_adv: (N, C, H, W); the confirmed candidate, or the clean image.
+        broken: bool (N,).
+    """
+
+    x_adv: Tensor
+    broken: Tensor
+
+
+def predictions(model: nn.Module, x: Tensor, *, passes: int) -> Tensor:
+    """Predicted class (N,) of a plain forward pass; by majority when `passes` is above 1."""
+    return majority([model(x) for _ in range(passes)])
+
+
+def majority(logits: list[Tensor]) -> Tensor:
+    """The class most passes predict, the lowest on a tie: a list of (N, K) to (N,)."""
+    if len(logits) == 1:
+        return logits[0].argmax(dim=1)
+    classes = logits[0].shape[1]
+    votes = [nn.functional.one_hot(each.argmax(dim=1), classes) for each in logits]
+    return torch.stack(votes).sum(dim=0).argmax(dim=1)
+
+
+def attack_in_slots(
+    search: Search,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    ids: Tensor,
+    slots: int,
+    passes: int = 1,
+    network: nn.Module | None = None,
+) -> Tensor:
+    """Run a search on every example that is right when clean.
+
+    Args:
+        search: the attack.
+        model: the plain network; only its predictions make a claim a success.
+        x: clean images (N, C, H, W) in [0, 1].
+        y: labels (N,), int64.
+        ids: example ids (N,), int64.
+        slots: rows per forward pass.
+        passes: forward passes per prediction; above 1 the majority decides.
+        network: the one searched on, when it is another (half precision); held frozen too.
+
+    Returns:
+        (N, C, H, W): for a broken example the confirmed candidate, else the clean image.
+
+    Raises:
+        InputError: when a loss or gradient was not finite.
+    """
+    with attacked(model), attacked(network or model), torch.no_grad():
+        logits = [_clean_logits(model, x, slots) for _ in range(passes)]
+        right = (majority(logits) == y).nonzero().flatten()
+        found = x.clone()
+        if len(right):
+            rows = {"x": x, "y": y, "ids": ids, "logits": logits[0]}
+            rows = {name: values[right] for name, values in rows.items()}
+
+            def confirm(x_adv: Tensor, labels: Tensor) -> Tensor:
+                # A success is what the judge calls one: more than half of the passes are wrong.
+                wrong = sum((model(x_adv).argmax(dim=1) != labels).int() for _ in range(passes))
+                assert isinstance(wrong, Tensor)
+                return 2 * wrong > passes
+
+            found[right] = run_slots(search, rows, slots=slots, confirm=confirm).x_adv
+    return found
+
+
+def _clean_logits(model: nn.Module, x: Tensor, slots: int) -> Tensor:
+    return torch.cat([model(part).float() for part in x.split(slots)])
+
+
+def run_slots(
+    search: Search,
+    rows: Rows,
+    *,
+    slots: int,
+    confirm: Callable[[Tensor, Tensor], Tensor],
+) -> Found:
+    """Run a search on all rows, `slots` at a time.
+
+    Args:
+        search: the attack.
+        rows: see `Search.begin`, without `run`; may be empty of examples.
+        slots: rows held at once, at least 1.
+        confirm: candidates (B, C, H, W) and labels (B,) to whether each is broken (B,).
+    """
+    out, broken = rows["x"].clone(), torch.zeros_like(rows["y"], dtype=torch.bool)
+    waiting = torch.arange(len(broken), device=broken.device)
+    state: Rows | None = None
+    period = 1
+    while True:
+        held = 0 if state is None else len(state["slot_of"])
+        if held < slots and len(waiting):
+            mine, waiting = waiting[: slots - held], waiting[slots - held :]
+            fresh = search.begin(_select(rows, mine) | {"run": torch.zeros_like(mine)})
+            state = _join(state, fresh | {"slot_of": mine})
+            period = 1 if len(mine) >= held else period
+        if state is None or len(state["slot_of"]) == 0:
+            return Found(out, broken)
+        search.advance(state, min(period, int(state["left"].min())))
+        search.finite.raise_if_not("loss or gradient", "step {} of the search")
+        period = min(2 * period, _LONGEST_PERIOD)
+        done = _confirmed(search, state, confirm)
+        out[state["slot_of"][done]] = state["x_adv"][done]
+        broken[state["slot_of"][done]] = True
+        state = _next_runs(search, state, done)
+
+
+def _confirmed(search: Search, state: Rows, confirm: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Which rows are broken (B,): those whose claims hold; the others' claims are withdrawn."""
+    claims = state["claim"].nonzero().flatten()
+    done = torch.zeros_like(state["claim"])
+    if len(claims):
+        held = confirm(state["x_adv"][claims], state["y"][claims])
+        done[claims[held]] = True
+        if not bool(held.all()):
+            search.deny(state, claims[~held])
+    return done
+
+
+def _next_runs(search: Search, state: Rows, done: Tensor) -> Rows:
+    """Rows that go on: those in the middle of a run, then those that begin their next one."""
+    spent = ~done & (state["left"] == 0)
+    if not bool((done | spent).any()):
+        return state
+    on = _select(state, (~done & ~spent).nonzero().flatten())
+    again = (spent & (state["run"] + 1 < search.runs)).nonzero().flatten()
+    if not len(again):
+        return on
+    names = ("x", "y", "ids", "logits", "run", "slot_of")
+    rows = {name: state[name][again] for name in names}
+    rows["run"] = rows["run"] + 1
+    return _join(on, search.begin(rows))
+
+
+def _select(rows: Rows, which: Tensor) -> Rows:
+    return {name: values[which] for name, values in rows.items()}
+
+
+def _join(state: Rows | None, fresh: Rows) -> Rows:
+    if state is None or len(state["slot_of"]) == 0:
+        return fresh
+    return {name: torch.cat([values, fresh[name]]) for name, values in state.items()}
