@@ -45,6 +45,24 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)  # 1e-12 as in the authors' code
 
 
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_t - z_y of each example: logits (B, K), y and target (B,) int64 to (B,)."""
+    pair = logits.gather(1, torch.stack([target, y], dim=1))  # (B, 2)
+    return pair[:, 0] - pair[:, 1]
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Targeted difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690, Eq. 7).
+
+    -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), logits sorted downwards; needs K >= 4.
+    """
+    if logits.shape[1] < 4:
+        raise InputError(f"the targeted DLR loss needs at least 4 classes, got {logits.shape[1]}")
+    top = logits.topk(4, dim=1).values  # (B, 4)
+    scale = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
+    return targeted_margin(logits, y, target) / (scale + 1e-12)  # 1e-12 as in the authors' code
+
+
 def kl_to_clean(logits: Tensor, clean_logits: Tensor) -> Tensor:
     """KL(softmax(clean) || softmax(logits)) of each example, both (B, K), to (B,).
 
