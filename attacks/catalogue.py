@@ -29,6 +29,41 @@ ATTACKS = Registry(
             "Carlini-Wagner minimal L2 perturbation, binary search over c",
             "Carlini and Wagner 2017, arXiv:1608.04644",
         ),
+        "apgd_ce": Entry(
+            f"{_HERE}.apgd:apgd_ce",
+            "Auto-PGD on cross-entropy: step sizes by itself; Linf, L2 and L1",
+            "Croce and Hein 2020, arXiv:2003.01690; L1: arXiv:2103.01208",
+        ),
+        "apgd_dlr": Entry(
+            f"{_HERE}.apgd:apgd_dlr",
+            "Auto-PGD on the difference of logits ratio",
+            "Croce and Hein 2020, arXiv:2003.01690",
+        ),
+        "apgd_t": Entry(
+            f"{_HERE}.apgd:apgd_t",
+            "Auto-PGD on the targeted DLR loss, for the likeliest wrong classes",
+            "Croce and Hein 2020, arXiv:2003.01690",
+        ),
+        "fab": Entry(
+            f"{_HERE}.fab:fab",
+            "Fast Adaptive Boundary: minimal perturbations by projecting onto the boundary",
+            "Croce and Hein 2020, arXiv:1907.02044",
+        ),
+        "fab_t": Entry(
+            f"{_HERE}.fab:fab_t",
+            "Fast Adaptive Boundary towards the likeliest wrong classes",
+            "Croce and Hein 2020, arXiv:1907.02044",
+        ),
+        "square": Entry(
+            f"{_HERE}.square:square",
+            "random search by square windows: queries only, no gradients",
+            "Andriushchenko et al. 2020, arXiv:1912.00049",
+        ),
+        "autoattack": Entry(
+            f"{_HERE}.autoattack:autoattack",
+            "AutoAttack (standard, plus, rand) on our engine",
+            "Croce and Hein 2020, arXiv:2003.01690",
+        ),
         "reference:autoattack": Entry(
             f"{_HERE}.reference_autoattack:reference_autoattack",
             "AutoAttack, the authors' own code (pyautoattack), always seeded",

@@ -7,8 +7,9 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ _TYPES = {
     "attacks": list,
 }
 ENGINES = ("ours", "reference")
+# Of our own attacks: raised by any change to them that can move a verdict.
+OUR_ENGINE = "1"
+_AUTOATTACK = "autoattack"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Protocol:
         name: the file's id, such as `linf_standard`.
         version: raised by any change that can move a number.
         threat: norm and eps.
-        engine: `"ours"`, or `"reference"` where the authors' code of AutoAttack is part of it.
+        engine: whose AutoAttack it runs: `"ours"`, or `"reference"` for the authors' code.
+        engine_version: of our attacks, or the authors' package and its version.
         passes: forward passes of the judge; above 1 success is a majority (randomised models).
         attacks: in order.
         summary: one line.
@@ -67,14 +72,19 @@ class Protocol:
     version: int
     threat: ThreatModel
     engine: str
+    engine_version: str
     passes: int
     attacks: tuple[AttackSpec, ...]
     summary: str
 
     @property
     def id(self) -> str:
-        """The full id every number carries: `linf_standard@8/255.v1`."""
-        return f"{self.name}@{self.threat.eps_text}.v{self.version}"
+        """The full id every number carries: `linf_standard@8/255.v2`.
+
+        With the authors' engine it ends in `.reference`: the two never share a rank.
+        """
+        suffix = "" if self.engine == "ours" else f".{self.engine}"
+        return f"{self.name}@{self.threat.eps_text}.v{self.version}{suffix}"
 
     def as_dict(self) -> dict[str, object]:
         """Plain JSON data; what `hash` is taken over, apart from titles and summary."""
@@ -86,6 +96,7 @@ class Protocol:
             "eps": self.threat.eps_text,
             "eps_value": float(self.threat.eps),
             "engine": self.engine,
+            "engine_version": self.engine_version,
             "passes": self.passes,
             "attacks": [spec.as_dict() for spec in self.attacks],
         }
@@ -112,15 +123,19 @@ def protocol_summaries() -> dict[str, str]:
     return {name: str(_read(path)["summary"]) for name, path in protocol_files().items()}
 
 
-def load_protocol(name: str, *, eps: str | float | Fraction | None) -> Protocol:
+def load_protocol(
+    name: str, *, eps: str | float | Fraction | None, engine: str | None = None
+) -> Protocol:
     """Read a protocol by name, or from a `.toml` file, at a radius.
 
     Args:
         name: a shipped name (`linf_standard`) or a path that ends in `.toml`.
         eps: radius as a fraction or decimal; None takes the file's own `eps`, if it has one.
+        engine: `"ours"` or `"reference"`, whose AutoAttack runs; None takes the file's.
 
     Raises:
-        InputError: for an unknown name, a missing or unknown key, or no eps from either side.
+        InputError: for an unknown name, a missing or unknown key, no eps from either side, or a
+            protocol that has no AutoAttack which another engine could run.
     """
     shipped = protocol_files()
     if name.endswith(".toml"):
@@ -137,15 +152,41 @@ def load_protocol(name: str, *, eps: str | float | Fraction | None) -> Protocol:
     if eps is None:
         raise InputError(f"protocol {name!r} names no radius: give --eps, such as --eps 8/255")
     threat = ThreatModel(data["norm"], parse_eps(eps))
-    return Protocol(
+    protocol = Protocol(
         name=data["id"],
         version=data["version"],
         threat=threat,
-        engine=data["engine"],
+        engine="ours",
+        engine_version=OUR_ENGINE,
         passes=data["passes"],
         attacks=tuple(_attack_spec(table, threat) for table in data["attacks"]),
         summary=data["summary"],
     )
+    return _with_engine(protocol, data["engine"] if engine is None else engine)
+
+
+def _with_engine(protocol: Protocol, engine: str) -> Protocol:
+    """The protocol with AutoAttack run by `engine`; our other attacks stay as they are."""
+    if engine not in ENGINES:
+        raise InputError(unknown_name("engine", engine, dict.fromkeys(ENGINES)))
+    if engine == "ours":
+        return protocol
+    names = (_AUTOATTACK, f"reference:{_AUTOATTACK}")
+    if all(spec.attack not in names for spec in protocol.attacks):
+        raise InputError(
+            f"protocol {protocol.name!r} has no AutoAttack, so there is nothing for the authors' "
+            "engine to run: leave --engine out"
+        )
+    attacks = tuple(_by_authors(spec) for spec in protocol.attacks)
+    origin = f"pyautoattack {version('pyautoattack')}"
+    return replace(protocol, engine=engine, engine_version=origin, attacks=attacks)
+
+
+def _by_authors(spec: AttackSpec) -> AttackSpec:
+    if spec.attack != _AUTOATTACK:
+        return spec
+    params = {key: value for key, value in spec.params.items() if key == "version"}
+    return replace(spec, attack=f"reference:{_AUTOATTACK}", params=params)
 
 
 def _read(path: Path) -> dict[str, Any]:

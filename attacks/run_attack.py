@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ def run_attack(
     ids: Tensor,
     seed: int,
     batch_size: int,
+    passes: int = 1,
+    network: nn.Module | None = None,
+    on_stage: Callable[[str, Tensor], None] | None = None,
 ) -> Tensor:
     """Adversarial candidates for every row of `x`, in batches.
 
@@ -34,8 +38,12 @@ def run_attack(
         threat: norm and radius.
         ids: example ids (N,), int64.
         seed: any integer.
-        batch_size: rows per call of the attack. The reference AutoAttack batches by itself: it
-            gets all rows at once, since its draws depend on how they are grouped.
+        batch_size: rows attacked at once. An attack that takes a batch size gets all rows and
+            batches by itself; any other is called once per batch.
+        passes: forward passes by which the attack may tell success (for randomised networks).
+        network: a faster one with the same function, for attacks that can search on another
+            network than the one that judges, or that never look whether they succeeded.
+        on_stage: for a composite attack, called after each of its attacks; see `autoattack`.
 
     Returns:
         Candidates (N, C, H, W). Nothing is claimed of them; the verifier decides.
@@ -44,7 +52,12 @@ def run_attack(
         InputError: for an unknown attack, or parameters that it lacks or does not take.
     """
     attack = _bind(spec, threat, batch_size)
-    if spec.attack == "reference:autoattack":
+    accepted = inspect.signature(attack.func).parameters
+    offered = {"passes": passes, "network": network, "on_stage": on_stage}
+    attack = partial(attack, **{key: offered[key] for key in offered if key in accepted})
+    if network is not None and spec.attack in _PROPOSERS:
+        model = network
+    if "batch_size" in accepted:
         return attack(model, x, y, ids=ids, seed=seed)
     out = x.clone()
     for rows in _slices(len(x), batch_size):
@@ -68,6 +81,13 @@ def check_attack(spec: AttackSpec, threat: ThreatModel, *, num_classes: int) -> 
             raise InputError(f"attack {spec.name!r}: {error}") from None
 
 
+_NOT_A_PROTOCOLS = {"mode", "on_step", "on_stage", "finite", "passes", "network", "ids", "seed"}
+
+
+# Attacks whose result hardly depends on what they believe to have broken.
+_PROPOSERS = {"pgd", "pgd_int", "fgsm"}
+
+
 def _slices(n: int, size: int) -> list[slice]:
     return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
 
@@ -88,7 +108,7 @@ def _bind(spec: AttackSpec, threat: ThreatModel, batch_size: int) -> partial[Ten
         "stream": spec.name,
     }
     # Evaluation is in eval mode; the rest is the protocol's or the harness's to say.
-    if taken := (set(given) | {"mode", "on_step", "ids", "seed"}) & set(spec.params):
+    if taken := (set(given) | _NOT_A_PROTOCOLS) & set(spec.params):
         raise InputError(
             f"attack {spec.name!r} may not set {', '.join(sorted(taken))}: norm and eps are the "
             "protocol's, the rest is not an attack's to choose"

@@ -49,7 +49,7 @@ def test_eps_in_0_255_units_is_refused_with_a_hint():
 
 def test_0031_and_8_255_have_different_ids():
     ids = {load_protocol("linf_standard", eps=eps).id for eps in ("8/255", "0.031")}
-    assert ids == {"linf_standard@8/255.v1", "linf_standard@0.031.v1"}
+    assert ids == {"linf_standard@8/255.v2", "linf_standard@0.031.v2"}
 
 
 @pytest.mark.parametrize("name", sorted(protocol_files()))
