@@ -1,0 +1,108 @@
+"""What the flags are raised by that is known only when the row's attacks are done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.flags import Check, Measured
+from robustbench_lite.ledger import CLEAN
+from robustbench_lite.verifier import largest_norm
+
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped]
+
+# Attacks that use no gradient, by registered name.
+BLACK_BOX = {
+    "square",
+    "torchattacks:GN",
+    "torchattacks:OnePixel",
+    "torchattacks:Pixle",
+    "torchattacks:Square",
+    "torchattacks:VANILA",
+}
+_MINIMAL = {"cw_l2"}  # knows no ball: its images may lie outside
+
+
+def outcome_checks(
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: Measured
+) -> dict[str, Check]:
+    """The checks of `flags.AFTER_ATTACKS`.
+
+    Args:
+        protocol: as `Protocol.as_dict` gives it.
+        parts: rows of the ledger (see `ledger.COLUMNS`) by attack, and of the clean pass.
+        measured: of the network.
+
+    Returns:
+        A check by name. Those of two kinds of attack have 0 points where the row lacks one kind:
+        without a black-box attack nothing can be said of it.
+    """
+    return {
+        "transfer_beats_white_box": _transfer(protocol, parts, measured),
+        "black_box_beats_white_box": _black_box(protocol, parts),
+        "outside_ball": _outside(protocol, parts),
+    }
+
+
+def _transfer(
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: Measured
+) -> Check:
+    white, _ = _broken(protocol, parts)
+    points = measured.crafted_points
+    if white is None or points == 0:
+        return Check(0.0, 0)
+    return Check(len(set(measured.crafted_broken) - white) / points, points)
+
+
+def _black_box(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]) -> Check:
+    white, black = _broken(protocol, parts)
+    if white is None or black is None:
+        return Check(0.0, 0)
+    n = len(parts[CLEAN])
+    return Check(len(black - white) / n, n)
+
+
+def _broken(
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]
+) -> tuple[set[int] | None, set[int] | None]:
+    """Ids broken by a white-box and by a black-box attack; None where the row has no such attack.
+
+    AutoAttack is both when Square is its last stage. In another place (version `plus`) it does not
+    count: what it broke, gradients were not tried on. Of the authors' AutoAttack and torchattacks'
+    nobody knows which stage broke an example.
+    """
+    white: set[int] | None = None
+    black: set[int] | None = None
+    for spec in protocol["attacks"]:
+        rows = parts[spec["name"]]
+        rows = rows[rows["broken"]]
+        ids = set(rows["example_id"])
+        blind: set[int] | None = ids if spec["attack"] in BLACK_BOX else None
+        if spec["attack"] == "autoattack":
+            last = stages(spec["version"], protocol["norm"])[-1].name
+            blind = set(rows["example_id"][rows["stage"] == last]) if last in BLACK_BOX else None
+        if blind is not None:
+            black = (black or set()) | blind
+        if spec["attack"] not in BLACK_BOX:
+            white = (white or set()) | (ids - (blind or set()))
+    return white, black
+
+
+def _outside(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]) -> Check:
+    """Largest share, over attacks, of candidates misclassified but outside the ball.
+
+    They count as robust, rightly, but an attack with many of them was not this threat model's.
+    Minimal-norm attacks, which know no ball, are left out.
+    """
+    limit = largest_norm(protocol["norm"], protocol["eps_value"])
+    largest = Check(0.0, 0)
+    for spec in protocol["attacks"]:
+        rows = parts[spec["name"]]
+        if spec["attack"] in _MINIMAL or len(rows) == 0:
+            continue
+        outside = (rows["prediction"] != rows["label"]) & (rows[protocol["norm"].lower()] > limit)
+        if largest.points == 0 or float(outside.mean()) > largest.value:
+            largest = Check(float(outside.mean()), len(rows))
+    return largest
