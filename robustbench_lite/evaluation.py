@@ -20,12 +20,14 @@ from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 from robustbench_lite.attacks.random_numbers import fold_seed
 from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.attacks.search_network import Precision, search_network
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
 from robustbench_lite.defenses.catalogue import shown_name
 from robustbench_lite.differences import first_line
 from robustbench_lite.errors import InputError
-from robustbench_lite.flags import EXAMPLES, measure_flags
+from robustbench_lite.evidence import compress
+from robustbench_lite.flag_checks import measure_flags
 from robustbench_lite.ledger import CLEAN, Header, Ledger, check_environment, open_ledger
 from robustbench_lite.model_source import LoadedModel, check_model_contract
 from robustbench_lite.numerics import check_seed, deterministic, device_name
@@ -36,8 +38,10 @@ from robustbench_lite.verifier import Verdict, plain_numerics, verify
 
 logger = logging.getLogger(__name__)
 
-Evidence = Literal["none", "float32"]
-DEFAULT_BATCH_SIZE = 500
+Evidence = Literal["none", "int8", "float32"]
+# On a CPU the activations of a small batch stay in the cache: 100 images of small networks run up
+# to twice as fast per image as 500. `rbl evaluate --plan` measures it for a network.
+DEFAULT_BATCH_SIZE = {"cpu": 100, "cuda": 500}
 DEFAULT_CHUNK_SIZE = 500
 
 
@@ -67,36 +71,47 @@ class Settings:
     """What fixes the bits; None takes the default, or what a begun folder was begun with.
 
     Args:
-        batch_size: rows per forward pass of attacks and of the verifier. Default 500.
+        batch_size: rows per forward pass of attacks and of the verifier. Default: see
+            `DEFAULT_BATCH_SIZE`.
         chunk_size: examples per part. Default 500.
         threads: CPU threads. Default: torch's own.
-        evidence: `"float32"` keeps every adversarial image beside its part; `"none"` only hashes.
+        evidence: `"int8"` keeps the perturbations of broken examples beside each part, judged again
+            after rounding (see `robustbench_lite.evidence`); `"float32"` keeps every adversarial
+            image as it was; `"none"` only hashes. Default `"none"`.
+        precision: `"mixed"` lets attacks that can search in float16 do so; every verdict is a
+            float32 pass of the plain network in any case. Default `"float32"`.
     """
 
     batch_size: int | None = None
     chunk_size: int | None = None
     threads: int | None = None
     evidence: Evidence | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} must be at least 1")
-        if self.evidence not in (None, "none", "float32"):
-            raise InputError(f"evidence={self.evidence!r} is unknown; available: none, float32")
+        if self.evidence not in (None, "none", "int8", "float32"):
+            raise InputError(
+                f"evidence={self.evidence!r} is unknown; available: none, int8, float32"
+            )
+        if self.precision not in (None, "float32", "mixed"):
+            raise InputError(f"precision={self.precision!r} is unknown; available: float32, mixed")
 
     def wishes(self) -> dict[str, object]:
         """What was asked for explicitly."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
-    def filled(self) -> dict[str, object]:
+    def filled(self, device: torch.device) -> dict[str, object]:
         """Every setting, with defaults where nothing was asked."""
         defaults: dict[str, object] = {
-            "batch_size": DEFAULT_BATCH_SIZE,
+            "batch_size": DEFAULT_BATCH_SIZE[device.type],
             "chunk_size": DEFAULT_CHUNK_SIZE,
             "threads": torch.get_num_threads(),
             "evidence": "none",
+            "precision": "float32",
         }
         return defaults | self.wishes()
 
@@ -173,7 +188,7 @@ def _header(
             "seed": seed,
         },
         settings={
-            **settings.filled(),
+            **settings.filled(device),
             "device": device.type,
             "tf32": False,
             "cudnn_deterministic": True,
@@ -216,7 +231,13 @@ class _Evaluation:
         settings = ledger.header.settings
         self.batch_size, self.chunk_size = int(settings["batch_size"]), int(settings["chunk_size"])  # type: ignore[call-overload]
         self.threads = int(settings["threads"])  # type: ignore[call-overload]
-        self.keep_images = settings["evidence"] == "float32"
+        self.evidence = settings["evidence"]
+        self.search = search_network(
+            self.model,
+            precision=settings["precision"],  # type: ignore[arg-type]
+            device=device,
+            like=self.data.pixels(slice(0, 1))[0],
+        )
         self.chunks = -(-n // self.chunk_size)
 
     def do_missing(
@@ -231,9 +252,9 @@ class _Evaluation:
         total = self.chunks * (len(specs) + 1)
         with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
             self._check_model()
-            self.ledger.write_checks(
-                measure_flags(self.model, self.data.pixels(slice(0, EXAMPLES)))
-            )
+            # A folder without a finished part may hold the checks of another network.
+            if len(missing) == total or not self.ledger.checks_path.exists():
+                self._measure_flags()
             for done, (chunk, attack) in enumerate(missing, start=total - len(missing) + 1):
                 begin = time.perf_counter()
                 broken = self._guarded_part(chunk, attack, specs.get(attack))
@@ -241,6 +262,25 @@ class _Evaluation:
                 if progress is not None:
                     survived = len(broken) - int(broken.sum())
                     progress(Progress(attack, chunk, done, total, len(broken), survived))
+
+    def _measure_flags(self) -> None:
+        """Store what the flags are raised by, before the first part."""
+        try:
+            measured = measure_flags(
+                self.model,
+                self.data.pixels(slice(None)),
+                self.data.labels,
+                threat=self.protocol.threat,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                passes=self.protocol.passes,
+            )
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"checks: out of device memory with batches of {self.batch_size}; choose another "
+                "--out with a smaller --batch-size"
+            ) from error
+        write_json(self.ledger.checks_path, measured.as_dict())
 
     def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
         """The part, with its place in the message of whatever goes wrong in it."""
@@ -300,8 +340,13 @@ class _Evaluation:
             correct = ~self.ledger.read_part(CLEAN, chunk)["broken"].to_numpy()
             ids = ids[torch.from_numpy(correct)]
         x, y = self.data.pixels(ids.to(self.device)), self.data.labels[ids.to(self.device)]
-        counter = PassCounter(self.model)
+        counter, searched = PassCounter(self.model), PassCounter(self.search.module)
+        stage = np.full(len(ids), "", dtype=object)
         x_adv = x
+
+        def on_stage(attack: str, broken: Tensor) -> None:
+            stage[broken.cpu().numpy()] = attack
+
         if spec is not None and len(ids):
             x_adv = run_attack(
                 spec,
@@ -312,18 +357,46 @@ class _Evaluation:
                 ids=ids.to(self.device),
                 seed=self.seed,
                 batch_size=self.batch_size,
+                passes=self.protocol.passes,
+                network=searched,
+                on_stage=on_stage,
             )
         verdict = self._verify(x, x_adv, y)
         # An attack starts from correct examples: their clean prediction is the label.
         clean_predictions = y if spec else verdict.prediction
-        rows = _rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, counter, x_adv)
-        self.ledger.write_part(name, chunk, rows, x_adv if self.keep_images and spec else None)
+        stage[~verdict.broken.cpu().numpy()] = ""
+        passes = (
+            counter.forwards + searched.forwards,
+            counter.backwards + searched.backwards,
+        )
+        rows = _rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage)
+        evidence = self._evidence(x, x_adv, y, verdict) if spec else None
+        self.ledger.write_part(name, chunk, rows, evidence)
         return verdict.broken
+
+    def _evidence(
+        self, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict
+    ) -> dict[str, Tensor] | None:
+        """What is kept of a part's images, by name; None for nothing."""
+        if self.evidence == "none":
+            return None
+        if self.evidence == "float32":
+            return {"x_adv": x_adv}
+        return compress(
+            self.model,
+            x,
+            x_adv,
+            y,
+            verdict.broken,
+            threat=self.protocol.threat,
+            batch_size=self.batch_size,
+            passes=self.protocol.passes,
+        )
 
     def _verify(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
         if len(x) == 0:
             none = torch.zeros(0, dtype=torch.float64)
-            return Verdict(none.bool(), none.long(), none, none, none)
+            return Verdict(none.bool(), none.long(), none, none, none, none)
         return verify(
             self.model,
             x,
@@ -341,8 +414,9 @@ def _rows(
     labels: Tensor,
     clean_predictions: Tensor,
     verdict: Verdict,
-    counter: PassCounter,
+    passes: tuple[int, int],
     x_adv: Tensor,
+    stage: np.ndarray,
 ) -> pandas.DataFrame:
     """The part's table. Passes are the mean per example: attacks work in batches."""
     n = max(len(ids), 1)
@@ -353,11 +427,13 @@ def _rows(
             "clean_prediction": clean_predictions.numpy(),
             "attack": [name] * len(ids),
             "broken": verdict.broken.cpu().numpy(),
+            "stage": stage,
             "prediction": verdict.prediction.cpu().numpy(),
             "linf": verdict.linf.cpu().numpy(),
             "l2": verdict.l2.cpu().numpy(),
-            "forwards": np.full(len(ids), counter.forwards / n),
-            "backwards": np.full(len(ids), counter.backwards / n),
+            "l1": verdict.l1.cpu().numpy(),
+            "forwards": np.full(len(ids), passes[0] / n),
+            "backwards": np.full(len(ids), passes[1] / n),
             "loss": verdict.loss.cpu().numpy(),
             "sha256": [
                 hashlib.sha256(image.tobytes()).hexdigest() for image in x_adv.cpu().numpy()

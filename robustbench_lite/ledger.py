@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
     import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of the header and the parts; results have their own
 CLEAN = "clean"
 COLUMNS = {  # of a part: name and Arrow type
     "example_id": "int64",
@@ -30,9 +30,11 @@ COLUMNS = {  # of a part: name and Arrow type
     "clean_prediction": "int64",
     "attack": "string",
     "broken": "bool",
+    "stage": "string",  # of a composite attack: which of its attacks broke the example; else ""
     "prediction": "int64",
     "linf": "float64",
     "l2": "float64",
+    "l1": "float64",
     "forwards": "float64",
     "backwards": "float64",
     "loss": "float64",
@@ -118,17 +120,21 @@ class Ledger:
             ) from error
 
     def write_part(
-        self, attack: str, chunk: int, rows: pandas.DataFrame, images: torch.Tensor | None
+        self,
+        attack: str,
+        chunk: int,
+        rows: pandas.DataFrame,
+        evidence: Mapping[str, torch.Tensor] | None,
     ) -> None:
-        """Store a finished part; images (N, C, H, W), if any, go to disk before the verdicts."""
+        """Store a finished part; its evidence, if any, goes to disk before the verdicts."""
         import pyarrow  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
         from safetensors.torch import save
 
         schema = pyarrow.schema(list(COLUMNS.items()))
         table = pyarrow.Table.from_pandas(rows, schema=schema, preserve_index=False)
-        if images is not None:
-            tensors = {"x_adv": images.contiguous().cpu()}
+        if evidence is not None:
+            tensors = {name: tensor.contiguous().cpu() for name, tensor in evidence.items()}
             write_bytes(self.evidence_path(attack, chunk), save(tensors))
         write_atomically(
             self.part_path(attack, chunk), lambda path: pyarrow.parquet.write_table(table, path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustbench_lite.errors import InputError
-from robustbench_lite.flags import MEASURED, raised
-from robustbench_lite.ledger import CLEAN, SCHEMA_VERSION, Header, Ledger
+from robustbench_lite.flag_outcomes import outcome_checks
+from robustbench_lite.flags import raised, read_measured
+from robustbench_lite.ledger import CLEAN, Header, Ledger
 from robustbench_lite.storage import write_atomically, write_json
-from robustbench_lite.verifier import BALL_TOLERANCE
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
@@ -57,23 +57,22 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
     return result
 
 
-def _outside(header: Header, attacks: list[str], parts: dict[str, pandas.DataFrame]) -> float:
-    """Largest share, over attacks, of candidates misclassified but outside the ball.
+def _stages(
+    header: Header, name: str, rows: pandas.DataFrame, n: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Of a composite attack, the accuracy left after each of its attacks: `{"stages": {...}}`."""
+    from robustbench_lite.attacks.autoattack import stages
+    from robustbench_lite.leaderboard.statistics import accuracy
 
-    They count as robust, rightly, but an attack with many of them was not this threat model's.
-    Minimal-norm attacks, which know no ball, are left out.
-    """
     protocol = header.identity["protocol"]
-    radius = protocol["norm"].lower()  # type: ignore[index]
-    minimal = {spec["name"] for spec in protocol["attacks"] if spec["attack"] == "cw_l2"}  # type: ignore[index]
-    shares = [0.0]
-    for name in attacks:
-        rows = parts[name]
-        if name not in minimal and len(rows):
-            limit = protocol["eps_value"] + BALL_TOLERANCE  # type: ignore[index]
-            lost = (rows["prediction"] != rows["label"]) & (rows[radius] > limit)
-            shares.append(float(lost.mean()))
-    return max(shares)
+    (spec,) = (spec for spec in protocol["attacks"] if spec["name"] == name)  # type: ignore[index]
+    if spec["attack"] != "autoattack":
+        return {}
+    standing, after = len(rows), {}
+    for stage in stages(spec["version"], protocol["norm"]):  # type: ignore[index]
+        standing -= int((rows["stage"] == stage.name).sum())
+        after[stage.name] = accuracy(standing, n)
+    return {"stages": after}
 
 
 def _outcomes(
@@ -108,6 +107,7 @@ def _outcomes(
 def _summary(
     ledger: Ledger, attacks: list[str], parts: dict[str, pandas.DataFrame]
 ) -> dict[str, object]:
+    from robustbench_lite.leaderboard.results import SCHEMA_VERSION
     from robustbench_lite.leaderboard.statistics import accuracy, pack_outcomes
 
     header = ledger.header
@@ -124,9 +124,10 @@ def _summary(
         }
         for name in attacks
     }
-    checks = ledger.read_checks(MEASURED) | {"outside_ball": _outside(header, attacks, parts)}
-    flags = raised(checks)
     identity, about = dict(header.identity), dict(header.about)
+    measured = read_measured(ledger.checks_path)
+    checks = measured.checks | outcome_checks(identity["protocol"], parts, measured)  # type: ignore[arg-type]
+    flags = raised(checks, passes=identity["protocol"]["passes"])  # type: ignore[index]
     environment = dict(header.environment)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -141,14 +142,17 @@ def _summary(
         "seed": identity["seed"],
         "clean_accuracy": counted[CLEAN],
         "robust_accuracy": accuracy(sum(union), len(union)),
-        "attacks": {name: {**counted[name], **cost[name]} for name in attacks},
+        "attacks": {
+            name: {**counted[name], **cost[name], **_stages(header, name, parts[name], len(union))}
+            for name in attacks
+        },
         "outcomes": {
             "encoding": "packbits-base64",
             "clean": packed.pop(CLEAN),
             "attacks": packed,
         },
         "flags": flags,
-        "checks": checks,
+        "checks": {name: vars(check) for name, check in checks.items()},
         "status": "unverified" if flags else "verified",
         "settings": dict(header.settings),
         "git_commit": environment.pop("git_commit"),

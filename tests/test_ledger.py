@@ -21,7 +21,9 @@ HEADER = Header(
 
 def rows(n=2):
     values = {name: [0] * n for name in COLUMNS}
-    values.update(attack=["pgd"] * n, sha256=["ab"] * n, broken=[True] * n, linf=[0.5] * n)
+    values.update(
+        attack=["pgd"] * n, sha256=["ab"] * n, broken=[True] * n, linf=[0.5] * n, stage=[""] * n
+    )
     return pandas.DataFrame(values)
 
 
@@ -68,7 +70,7 @@ def test_images_are_kept_beside_the_part_when_asked(tmp_path):
 
     ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
     images = torch.rand(2, 1, 3, 3)
-    ledger.write_part("pgd", 0, rows(), images)
+    ledger.write_part("pgd", 0, rows(), {"x_adv": images})
     assert torch.equal(load_file(ledger.evidence_path("pgd", 0))["x_adv"], images)
 
 
