@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from robustbench_lite.attacks.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
+    from robustbench_lite.attacks.protocol import Protocol
     from robustbench_lite.datasets import Split
+    from robustbench_lite.evaluation import Settings
+    from robustbench_lite.model_source import LoadedModel
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -26,9 +31,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     if (arguments.checkpoint is None) == (arguments.model is None):
         raise InputError("give either a CHECKPOINT folder or --model FACTORY")
-    protocol = load_protocol(arguments.protocol, eps=arguments.eps)
+    protocol = load_protocol(arguments.protocol, eps=arguments.eps, engine=arguments.engine)
     settings = Settings(
-        arguments.batch_size, arguments.chunk_size, arguments.threads, arguments.evidence
+        arguments.batch_size,
+        arguments.chunk_size,
+        arguments.threads,
+        arguments.evidence,
+        arguments.precision,
     )
     if arguments.n is not None and arguments.n < 1:
         raise InputError(f"--n {arguments.n} must be at least 1")
@@ -45,6 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--model does not say what it was trained on: add --dataset NAME")
     data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
     n = len(data) if arguments.n is None else arguments.n
+    if arguments.plan:
+        _print_plan(source, data, protocol, settings, n=n, device=device)
+        return
     folder = default_folder(protocol.id, source.hash, data, n, arguments.seed)
     out = Path(arguments.out or Path("results") / _plain(source.name) / folder)
     evaluate(
@@ -60,6 +72,38 @@ def run(arguments: argparse.Namespace) -> None:
     )
     print(render(build_table([load_result(out)]), "terminal"))
     print(f"result: {out / 'result.json'}")
+
+
+def _print_plan(
+    source: LoadedModel,
+    data: Split,
+    protocol: Protocol,
+    settings: Settings,
+    *,
+    n: int,
+    device: torch.device,
+) -> None:
+    """What the evaluation would cost, on the network and the threads that it would use."""
+    import torch
+
+    from robustbench_lite.attacks.search_network import search_network
+    from robustbench_lite.numerics import deterministic
+    from robustbench_lite.plan import make_plan, render_plan
+    from robustbench_lite.verifier import plain_numerics
+
+    filled = settings.filled(device)
+    x = data.subset(torch.arange(min(n, len(data), 100))).to(device).pixels(slice(0, 100))
+    with deterministic(threads=int(str(filled["threads"])), seed=0), plain_numerics():
+        network = search_network(
+            source.model.to(device).eval(),
+            precision=filled["precision"],  # type: ignore[arg-type]
+            device=device,
+            like=x[0],
+        )
+        plan = make_plan(network.module, protocol, x, n=n, num_classes=data.num_classes)
+    print(render_plan(plan))
+    for note in network.notes:
+        print(f"search network: {note}")
 
 
 def default_folder(protocol_id: str, model_hash: str, data: Split, n: int, seed: int) -> str:

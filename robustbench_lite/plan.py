@@ -1,0 +1,204 @@
+"""What an evaluation will cost: passes per example, and seconds from a short probe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.protocol import AttackSpec, Protocol
+
+CANDIDATES = (50, 100, 250, 500, 1000)
+_PROBE_SECONDS = 0.4  # per batch size and kind of pass, at least one pass after a warm-up
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes per example that survives; a forward that is followed by a backward counts in both."""
+
+    forwards: int
+    backwards: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.forwards + other.forwards, self.backwards + other.backwards)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.forwards * times, self.backwards * times)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per image of a forward pass, and of one with its backward pass."""
+
+    forward: float
+    both: float
+
+    def seconds(self, cost: Cost) -> float:
+        return self.both * cost.backwards + self.forward * (cost.forwards - cost.backwards)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The price of an evaluation if no attack breaks anything.
+
+    Args:
+        costs: passes per example by attack, in the protocol's order; None where nobody can know.
+        speeds: by batch size; those that do not fit into memory are not there.
+        n: examples.
+    """
+
+    costs: Mapping[str, Cost | None]
+    speeds: Mapping[int, Speed]
+    n: int
+
+    @property
+    def batch_size(self) -> int:
+        """The fastest batch size."""
+        return min(self.speeds, key=lambda size: self.seconds(size))
+
+    def seconds(self, batch_size: int) -> float:
+        """For all examples and attacks whose cost is known."""
+        known = [cost for cost in self.costs.values() if cost is not None]
+        return self.n * sum(self.speeds[batch_size].seconds(cost) for cost in known)
+
+
+def attack_cost(spec: AttackSpec, norm: str, num_classes: int) -> Cost | None:
+    """Passes of an attack on an example that it does not break; None for torchattacks' attacks.
+
+    Args:
+        spec: the attack and its parameters.
+        norm: of the protocol.
+        num_classes: K, which limits targets.
+    """
+    name, params = spec.attack, spec.params
+    if name in ("autoattack", "reference:autoattack"):
+        parts = stages(str(params["version"]), norm)  # type: ignore[arg-type]
+        costs = [_cost(stage.name, stage.params, num_classes) for stage in parts]
+    else:
+        costs = [_cost(name, params, num_classes)]
+    total = Cost(0, 0)
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total
+
+
+def _cost(name: str, params: Mapping[str, object], num_classes: int) -> Cost | None:
+    """One attack's rule; each of those in slots also asks for the clean logits once."""
+    given = {key: value for key, value in params.items() if isinstance(value, int)}
+    steps, restarts = given.get("steps", 0), given.get("restarts", 1)
+    targets = min(given.get("targets", 1), num_classes - 1)
+    if name == "fgsm":
+        return Cost(1, 1)
+    if name == "pgd_int":
+        return Cost(steps, steps)
+    if name == "pgd":
+        last = params["keep"] != "last" or restarts > 1  # the last iterate is looked at too
+        clean = params["loss"] == "kl"
+        return Cost((steps + last) * restarts + clean, steps * restarts)
+    if name == "cw_l2":
+        return Cost(steps + 1, steps) * given["search_steps"]
+    if name in ("apgd_ce", "apgd_dlr", "apgd_t"):
+        # Every stage of L1's staged radius begins with a look at its first point.
+        evaluations = steps + (3 if params["staged_eps"] else 1)
+        passes = evaluations * given["eot"] * restarts * targets
+        return Cost(passes + 1, passes)
+    if name == "fab_t":
+        return Cost(2, 1) * (steps * restarts * targets) + Cost(1, 0)
+    if name == "fab":
+        return Cost(2, num_classes - 1) * (steps * restarts) + Cost(1, 0)
+    if name == "square":
+        return Cost((given["queries"] + 1) * restarts + 1, 0)
+    return None
+
+
+def make_plan(
+    network: nn.Module, protocol: Protocol, x: Tensor, *, n: int, num_classes: int
+) -> Plan:
+    """Count the passes of a protocol and time the network.
+
+    Args:
+        network: the one attacks search on.
+        protocol: whose attacks to count.
+        x: images (B, C, H, W) on the device; repeated to fill a batch.
+        n: examples of the evaluation.
+        num_classes: K.
+
+    Cost:
+        About four seconds, and two passes at each batch size at least.
+    """
+    costs = {
+        spec.name: attack_cost(spec, protocol.threat.norm, num_classes) for spec in protocol.attacks
+    }
+    sizes = sorted({min(size, n) for size in CANDIDATES})
+    speeds: dict[int, Speed] = {}
+    with attacked(network):
+        for size in sizes:
+            try:
+                speeds[size] = _probe(network, x[torch.arange(size, device=x.device) % len(x)])
+            except torch.OutOfMemoryError:
+                if not speeds:
+                    raise
+                break
+    return Plan(costs, speeds, n)
+
+
+def _probe(network: nn.Module, x: Tensor) -> Speed:
+    def forward() -> None:
+        with torch.no_grad():
+            network(x)
+
+    def both() -> None:
+        images = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            torch.autograd.grad(network(images).float().sum(), images)
+
+    return Speed(_seconds(forward, x) / len(x), _seconds(both, x) / len(x))
+
+
+def _seconds(function: object, x: Tensor) -> float:
+    """The fastest of some calls: others on the machine only ever make it slower."""
+    assert callable(function)
+    best, spent = float("inf"), 0.0
+    function()
+    while spent < _PROBE_SECONDS:
+        _wait(x)
+        begin = time.perf_counter()
+        function()
+        _wait(x)
+        seconds = time.perf_counter() - begin
+        best, spent = min(best, seconds), spent + seconds
+    return best
+
+
+def _wait(x: Tensor) -> None:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+
+
+def render_plan(plan: Plan) -> str:
+    """The plan as lines of text."""
+    best = plan.batch_size
+    lines = [f"{'attack':<16}{'forwards':>10}{'backwards':>11}{'seconds':>12}"]
+    for name, cost in plan.costs.items():
+        if cost is None:
+            lines.append(f"{name:<16}{'not known in advance':>33}")
+        else:
+            seconds = plan.n * plan.speeds[best].seconds(cost)
+            lines.append(f"{name:<16}{cost.forwards:>10,}{cost.backwards:>11,}{seconds:>12,.0f}")
+    lines.append(
+        f"\nPasses per example that no attack breaks; seconds for {plan.n} such examples in "
+        f"batches\nof {best}, from a short probe. Broken examples leave early, so an evaluation "
+        "takes less;\nflags and verdicts cost some passes more.\n"
+    )
+    lines.append(f"{'batch size':<16}{'seconds':>12}")
+    for size in plan.speeds:
+        mark = "  fastest: --batch-size" if size == best else ""
+        lines.append(f"{size:<16}{plan.seconds(size):>12,.0f}{mark and f'{mark} {size}'}")
+    return "\n".join(lines)
