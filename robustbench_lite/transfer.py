@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from robustbench_lite.attacks.projections import l2_norm, per_example
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-from robustbench_lite.attacks.run_attack import check_attack, run_attack
-from robustbench_lite.attacks.threat_model import ThreatModel
+from robustbench_lite.attacks.run_attack import check_attack
 from robustbench_lite.datasets import Split
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import InputError, LedgerMismatchError
-from robustbench_lite.leaderboard.statistics import accuracy
-from robustbench_lite.model_source import LoadedModel, check_model_contract
+from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import check_seed, deterministic, device_name
 from robustbench_lite.provenance import current_versions, git_commit
 from robustbench_lite.storage import write_json
-from robustbench_lite.transfer_rate import TransferCounts, count_transfer
-from robustbench_lite.verifier import Verdict, plain_numerics, verify
+from robustbench_lite.transfer_measurement import Measurement, Pixels
+from robustbench_lite.verifier import plain_numerics
 
-logger = logging.getLogger(__name__)
-
-Pixels = Literal["8bit", "float"]
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # since 2 with `unions` over several sources
 FILE = "transfer.json"
-
-
-def round_to_8bit(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
-    """Candidates as an 8-bit image file would hold them, without leaving the ball.
-
-    Linf: the nearest levels at most floor(255 eps) away from the clean ones. L2: the nearest
-    levels, and where those are outside the ball, each pixel rounded towards the clean one.
-
-    Args:
-        x_adv: candidates (N, C, H, W), float32.
-        x: clean images of 8-bit pixels, k / 255, likewise.
-        threat: norm and radius.
-
-    Returns:
-        float32 (N, C, H, W), the float32 nearest to k / 255 everywhere.
-    """
-    levels = (255.0 * x.double()).round()
-    delta = 255.0 * x_adv.double() - levels
-    if threat.norm == "Linf":
-        radius = math.floor(255 * threat.eps)
-        delta = delta.round().clamp(-radius, radius)
-    else:
-        outside = l2_norm(delta.round()) > 255.0 * float(threat.eps)
-        delta = torch.where(per_example(outside, delta), delta.trunc(), delta.round())
-    rounded = (levels + delta).clamp(0.0, 255.0).float()
-    return rounded / torch.full((), 255.0, device=x.device)  # as `Split.pixels` divides
+PARTS = "parts"
 
 
 def evaluate_transfer(
@@ -77,8 +43,14 @@ def evaluate_transfer(
 ) -> dict[str, Any]:
     """Craft the first `n` images of a split on every source, judge them on every target.
 
-    Every image is attacked, also those that the source has wrong. The verifier judges: a candidate
-    that it does not allow fools nobody, and the prediction for the clean image stands.
+    The attack gets every image. One that returns the clean image where it fails, or where there
+    was nothing to do (AutoAttack and its parts), gives the targets that one; it also stops at the
+    source's first mistake, so its images transfer less than those of PGD with `keep = "last"`. The
+    verifier judges: a candidate that it does not allow fools nobody, and the prediction for the
+    clean image stands.
+
+    What a source's images did is kept in `out/parts` as soon as it is known: the same call after an
+    interruption goes on with the next source.
 
     Args:
         sources: networks that the attack sees.
@@ -96,7 +68,8 @@ def evaluate_transfer(
         device: where to compute.
 
     Returns:
-        The content of `out/transfer.json`: the terms, `crafted` (one entry a source) and `pairs`.
+        The content of `out/transfer.json`: the terms, `crafted` (one entry a source), `pairs`, and
+        `unions`: for each target what all sources but itself do together, if they are several.
 
     Raises:
         InputError: wrong input, each with one line; a file of other terms is refused and kept.
@@ -119,18 +92,25 @@ def evaluate_transfer(
     if (stored := _stored(out / FILE, identity)) is not None:
         return stored
     threads = threads or torch.get_num_threads()
-    with deterministic(threads=threads, seed=seed), plain_numerics():
-        images = data.subset(torch.arange(n)).to(device)
-        run = _Transfer(images, protocol, spec, seed, pixels, batch_size)
-        measured = run.measure(sources, targets)
-    result = {
+    about = {
         **identity,
-        **measured,
         "settings": {"batch_size": batch_size, "threads": threads, "device": device.type},
         "dataset_canonical": data.canonical,
         "git_commit": git_commit(),
         "environment": {"versions": current_versions(), "device_name": device_name(device)},
     }
+    with deterministic(threads=threads, seed=seed), plain_numerics():
+        run = Measurement(
+            data.subset(torch.arange(n)).to(device),
+            protocol,
+            spec,
+            seed=seed,
+            pixels=pixels,
+            batch_size=batch_size,
+            parts=out / PARTS,
+            terms=about,
+        )
+        result = {**about, **run.measure(sources, targets)}
     write_json(out / FILE, result)
     return result
 
@@ -180,122 +160,3 @@ def _stored(path: Path, identity: Mapping[str, object]) -> dict[str, Any] | None
             f"{path} holds another measurement: {difference}; choose another --out"
         )
     return stored
-
-
-class _Transfer:
-    """One measurement in progress: the images and how they are attacked and judged."""
-
-    def __init__(
-        self,
-        data: Split,
-        protocol: Protocol,
-        spec: AttackSpec,
-        seed: int,
-        pixels: Pixels,
-        batch_size: int,
-    ) -> None:
-        self.data, self.protocol, self.spec = data, protocol, spec
-        self.seed, self.pixels, self.batch_size = seed, pixels, batch_size
-        self.x, self.y = data.pixels(slice(None)), data.labels
-
-    def measure(
-        self, sources: Sequence[LoadedModel], targets: Sequence[LoadedModel]
-    ) -> dict[str, object]:
-        """`crafted` and `pairs` of the result."""
-        clean = {}
-        for network in (*sources, *targets):
-            if network.hash not in clean:
-                network.model.to(self.x.device).eval()
-                self._check(network)
-                clean[network.hash] = self._judge(network.model, self.x).prediction
-        crafted, pairs = [], []
-        for source in sources:
-            logger.info("crafting %s on %s", self.spec.name, source.name)
-            versions = self._craft(source)
-            verdicts = [self._judge(source.model, x_adv) for x_adv in versions]
-            right = clean[source.hash]
-            crafted.append(
-                {
-                    "source": source.hash,
-                    "clean_accuracy": accuracy(int((right == self.y).sum()), len(self.y)),
-                    "fooled": int((verdicts[0].broken & (right == self.y)).sum()),
-                    "largest_linf": float(verdicts[0].linf.max()),
-                    "largest_l2": float(verdicts[0].l2.max()),
-                }
-            )
-            for target in targets:
-                counts = [
-                    count_transfer(
-                        self.y,
-                        source_clean=right,
-                        source_adv=_standing(verdict, right, self.y),
-                        target_clean=clean[target.hash],
-                        target_adv=_standing(
-                            self._judge(target.model, x_adv), clean[target.hash], self.y
-                        ),
-                    )
-                    for x_adv, verdict in zip(versions, verdicts, strict=True)
-                ]
-                pairs.append(self._pair(source, target, clean[target.hash], counts))
-        return {"crafted": crafted, "pairs": pairs}
-
-    def _pair(
-        self,
-        source: LoadedModel,
-        target: LoadedModel,
-        clean: Tensor,
-        counts: Sequence[TransferCounts],
-    ) -> dict[str, object]:
-        return {
-            "source": source.hash,
-            "target": target.hash,
-            "clean_accuracy": accuracy(int((clean == self.y).sum()), len(self.y)),
-            **counts[0].as_dict(),
-            "before_rounding": counts[1].as_dict() if len(counts) > 1 else None,
-        }
-
-    def _check(self, network: LoadedModel) -> None:
-        try:
-            check_model_contract(
-                network.model, self.x[:8], self.data.num_classes, dataset=self.data.name
-            )
-        except InputError as error:
-            raise InputError(f"{network.name}: {error}") from error
-
-    def _craft(self, source: LoadedModel) -> list[Tensor]:
-        """The candidates as judged and, where those are rounded, before that."""
-        try:
-            x_adv = run_attack(
-                self.spec,
-                source.model,
-                self.x,
-                self.y,
-                threat=self.protocol.threat,
-                ids=torch.arange(len(self.y), device=self.x.device),
-                seed=self.seed,
-                batch_size=self.batch_size,
-            )
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"{source.name}: out of device memory with batches of {self.batch_size}; choose a "
-                "smaller --batch-size"
-            ) from error
-        if self.pixels == "float":
-            return [x_adv]
-        return [round_to_8bit(x_adv, self.x, self.protocol.threat), x_adv]
-
-    def _judge(self, model: nn.Module, x_adv: Tensor) -> Verdict:
-        return verify(
-            model,
-            self.x,
-            x_adv,
-            self.y,
-            threat=self.protocol.threat,
-            batch_size=self.batch_size,
-            passes=self.protocol.passes,
-        )
-
-
-def _standing(verdict: Verdict, clean: Tensor, y: Tensor) -> Tensor:
-    """Predictions for the candidates; the clean image's where the verifier allows no success."""
-    return torch.where(verdict.broken | (verdict.prediction == y), verdict.prediction, clean)

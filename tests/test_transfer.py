@@ -1,7 +1,8 @@
-"""Transfer: the rate on a worked example, 8-bit images inside the ball, and whole measurements."""
+"""Transfer: whole measurements, from several sources, interrupted, and by the command."""
 
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,108 +11,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_lite import transfer
+from robustbench_lite import transfer_measurement
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.protocol import Protocol, load_protocol
+from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel
 from robustbench_lite.checkpoint import Card, parameter_count, save_checkpoint
 from robustbench_lite.cli import main
 from robustbench_lite.datasets import Split, load_split
+from robustbench_lite.eight_bit_images import round_to_8bit
 from robustbench_lite.errors import InputError, LedgerMismatchError
-from robustbench_lite.leaderboard.statistics import wilson_interval
 from robustbench_lite.model_source import LoadedModel, resolve_model
 from robustbench_lite.models import build_model
-from robustbench_lite.transfer import evaluate_transfer, round_to_8bit
-from robustbench_lite.transfer_rate import TransferCounts, count_transfer
+from robustbench_lite.transfer import evaluate_transfer
+from robustbench_lite.transfer_rate import count_transfer
 from robustbench_lite.verifier import verify
 
 DIGITS = {"num_classes": 10, "in_channels": 1, "image_size": (8, 8), "mean": None, "std": None}
 N = 60
 PGD = "pgd20_ce_clean_start"
-
-
-def counts(target_adv: list[int]) -> TransferCounts:
-    """The sheet's example: six images of labels 0 to 5."""
-    return count_transfer(
-        torch.arange(6),
-        source_clean=torch.tensor([0, 1, 2, 3, 4, 0]),
-        source_adv=torch.tensor([1, 1, 0, 3, 0, 0]),
-        target_clean=torch.tensor([0, 1, 2, 3, 0, 5]),
-        target_adv=torch.tensor(target_adv),
-    )
-
-
-def test_the_rate_counts_only_images_that_both_had_right_and_the_source_lost() -> None:
-    first = counts([0, 0, 2, 3, 0, 1])
-    assert first == TransferCounts(counted=2, kept=2, repeated=0, correct=3, n=6)
-    record = first.as_dict()
-    assert record["defense_success_rate"]["value"] == 1.0
-    assert record["repeat_label_share"] == 0.0
-    assert record["accuracy"]["value"] == 0.5
-    second = counts([0, 0, 0, 3, 0, 1]).as_dict()
-    assert second["defense_success_rate"]["value"] == 0.5
-    assert second["repeat_label_share"] == 0.5
-    assert second["accuracy"]["value"] == pytest.approx(1 / 3, abs=1e-15)
-    assert second["accuracy"]["interval"] == list(wilson_interval(2, 6))
-
-
-def test_a_rate_over_no_images_is_none_and_not_a_number() -> None:
-    labels = torch.arange(3)
-    same = dict.fromkeys(("source_clean", "source_adv", "target_clean", "target_adv"), labels)
-    record = count_transfer(labels, **same).as_dict()
-    assert record["counted"] == 0
-    assert record["defense_success_rate"] is None
-    assert record["repeat_label_share"] is None
-    assert record["accuracy"]["value"] == 1.0
-
-
-def eight_bit(count: int = 20) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 1, 8, 8), generator=generator).float() / 255.0
-
-
-@pytest.mark.parametrize("eps", ["8/255", "0.1", "1/7", "0.3", "1/510"])
-def test_rounded_images_are_8_bit_and_inside_the_linf_ball(eps: str) -> None:
-    threat, x = ThreatModel("Linf", Fraction(eps)), eight_bit()
-    noise = 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) - 1
-    x_adv = (x + noise.sign() * noise.abs().sqrt() * float(threat.eps)).clamp(0, 1)
-    x_adv[:, :, 0] = (x + float(threat.eps)).clamp(0, 1)[:, :, 0]
-    rounded = round_to_8bit(x_adv, x, threat)
-    levels = rounded.double() * 255
-    assert (levels - levels.round()).abs().max() < 1e-4
-    assert torch.equal(rounded, levels.round().float() / 255)
-    moved = (levels.round() - (x.double() * 255).round()).abs()
-    assert moved.max() == int(threat.eps * 255), "the wall is reached and not passed"
-    nearest = (x_adv.double() * 255).round()
-    allowed = (nearest - (x.double() * 255).round()).abs() <= float(threat.eps) * 255
-    assert torch.equal(levels.round()[allowed], nearest[allowed])
-
-
-def test_rounding_restores_levels_that_float_arithmetic_missed_by_a_hair() -> None:
-    x = torch.full((1, 1, 1, 2), 100.0) / 255
-    x_adv = x + torch.tensor([[[[15.9999, -7.0001]]]]) / 255
-    rounded = round_to_8bit(x_adv, x, ThreatModel("Linf", Fraction(16, 255)))
-    assert torch.equal(rounded, torch.tensor([[[[116.0, 93.0]]]]) / 255)
-
-
-def test_rounding_brings_candidates_back_into_the_box() -> None:
-    x = torch.tensor([[[[0.0, 255.0]]]]) / 255
-    rounded = round_to_8bit(x + torch.tensor([-0.03, 0.03]), x, ThreatModel("Linf", Fraction(1, 9)))
-    assert rounded.flatten().tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize("eps", [0.05, 0.5, 2.0])
-def test_rounded_images_are_inside_the_l2_ball(eps: float) -> None:
-    threat, x = ThreatModel("L2", Fraction(eps).limit_denominator(1000)), eight_bit()
-    delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    delta = delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * eps * (1 - 1e-6)
-    x_adv = (x + delta).clamp(0, 1)
-    rounded = round_to_8bit(x_adv, x, threat)
-    levels = rounded.double() * 255
-    assert (levels - levels.round()).abs().max() < 1e-4
-    size = (rounded.double() - x.double()).flatten(1).norm(dim=1)
-    assert size.max() <= eps + 1e-6
-    assert (rounded - x_adv).abs().max() <= 1.0 / 255
 
 
 def test_step_sizes_of_the_shipped_protocol_are_those_of_the_source() -> None:
@@ -134,21 +52,28 @@ def digits() -> Split:
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two networks that read digits, of other weights and one of them masked: seconds to train."""
+    folder = tmp_path_factory.mktemp("networks")
+    return [trained(folder, 0, {}), trained(folder, 1, {"shallow_drop": 0.5})]
+
+
+@pytest.fixture(scope="module")
+def three(checkpoints: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [*checkpoints, trained(tmp_path_factory.mktemp("networks"), 2, {})]
+
+
+def trained(folder: Path, seed: int, options: dict[str, object]) -> Path:
     data = load_split("digits", "train")
     x, y = data.pixels(slice(0, 400)), data.labels[:400]
-    folders = []
-    for seed, options in ((0, {}), (1, {"shallow_drop": 0.5})):
-        torch.manual_seed(seed)
-        model = build_model("small_cnn", **DIGITS, **options).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(30):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-        folder = tmp_path_factory.mktemp("networks") / f"net{seed}"
-        save_checkpoint(folder, model, card_for(options, name=f"net{seed}", model=model))
-        folders.append(folder)
-    return folders
+    torch.manual_seed(seed)
+    model = build_model("small_cnn", **DIGITS, **options).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    name = f"net{seed}"
+    save_checkpoint(folder / name, model, card_for(options, name=name, model=model))
+    return folder / name
 
 
 def card_for(options: dict[str, object], *, name: str, model: torch.nn.Module) -> Card:
@@ -266,6 +191,201 @@ def test_a_network_keeps_nothing_of_what_was_crafted_on_itself(
     )
 
 
+def test_several_sources_together_are_worse_than_each_alone(
+    three: list[Path], digits: Split, tmp_path: Path
+) -> None:
+    result = measure(three, three, digits, tmp_path)
+    hashes = [loaded(folder).hash for folder in three]
+    y = digits.labels[:N].tolist()
+    parts = {
+        part["crafted"]["source"]: part
+        for part in map(json.loads, (path.read_text() for path in tmp_path.glob("parts/*.json")))
+    }
+    clean = {
+        folder_hash: loaded(folder).model(digits.pixels(slice(0, N))).argmax(dim=1).tolist()
+        for folder, folder_hash in zip(three, hashes, strict=True)
+    }
+    assert [union["target"] for union in result["unions"]] == hashes
+    for union in result["unions"]:
+        target = union["target"]
+        others = [source for source in hashes if source != target]
+        assert union["sources"] == others, "what was crafted on the target itself is no transfer"
+        for version, found in ((0, union), (1, union["before_rounding"])):
+            counted = kept = correct = 0
+            for i in range(N):
+                said = [parts[source]["target_adv"][target][version][i] for source in others]
+                correct += all(label == y[i] for label in said)
+                of = [
+                    label
+                    for source, label in zip(others, said, strict=True)
+                    if clean[source][i] == y[i] == clean[target][i]
+                    and parts[source]["source_adv"][version][i] != y[i]
+                ]
+                counted += bool(of)
+                kept += bool(of) and all(label == y[i] for label in of)
+            assert found["counted"] == counted
+            assert found["defense_success_rate"]["correct"] == kept
+            assert found["accuracy"]["correct"] == correct
+        alone = [
+            pair["accuracy"]["correct"]
+            for pair in result["pairs"]
+            if pair["target"] == target != pair["source"]
+        ]
+        assert len(alone) == 2
+        assert union["accuracy"]["correct"] < min(alone)
+
+
+def test_an_interrupted_measurement_goes_on_with_the_next_source(
+    three: list[Path], digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(three, three[2:], digits, tmp_path / "unbroken")
+    crafted = []
+
+    def craft(*arguments: object, **options: object) -> Tensor:
+        crafted.append(arguments[1])
+        if len(crafted) == 2:
+            raise KeyboardInterrupt
+        return run_attack(*arguments, **options)
+
+    monkeypatch.setattr(transfer_measurement, "run_attack", craft)
+    with pytest.raises(KeyboardInterrupt):
+        measure(three, three[2:], digits, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "transfer.json").exists()
+    measure(three, three[2:], digits, tmp_path / "broken")
+    assert len(crafted) == 2 + 2, "the first source is not attacked again"
+    files = [(tmp_path / name / "transfer.json").read_bytes() for name in ("unbroken", "broken")]
+    assert files[0] == files[1]
+
+
+def test_parts_of_other_terms_are_not_used(
+    checkpoints: list[Path], digits: Split, tmp_path: Path
+) -> None:
+    expected = measure(checkpoints[:1], checkpoints[1:], digits, tmp_path / "new", seed=1)
+    measure(checkpoints[:1], checkpoints[1:], digits, tmp_path / "old")
+    (tmp_path / "old" / "transfer.json").unlink()
+    (part,) = (tmp_path / "old" / "parts").glob("*.json")
+    stored = json.loads(part.read_text())
+    stored["target_adv"] = {key: [[0] * N] * 2 for key in stored["target_adv"]}
+    part.write_text(json.dumps(stored))
+    found = measure(checkpoints[:1], checkpoints[1:], digits, tmp_path / "old", seed=1)
+    assert found == expected
+    (tmp_path / "old" / "transfer.json").unlink()
+    part.write_text("{")
+    assert measure(checkpoints[:1], checkpoints[1:], digits, tmp_path / "old", seed=1) == expected
+
+
+OWN_ENGINE = """
+id = "own"
+version = 1
+norm = "{norm}"
+engine = "ours"
+summary = "parts of AutoAttack, one by one"
+passes = {passes}
+[[attacks]]
+name = "apgd"
+title = "APGD-CE"
+attack = "apgd_ce"
+steps = 10
+restarts = 1
+rho = 0.75
+eot = 1
+staged_eps = false
+[[attacks]]
+name = "fab"
+title = "FAB-T"
+attack = "fab_t"
+steps = 10
+targets = 2
+restarts = 1
+alpha_max = 0.1
+eta = 1.05
+beta = 0.9
+[[attacks]]
+name = "square"
+title = "Square"
+attack = "square"
+queries = 100
+restarts = 1
+p_init = 0.8
+"""
+
+
+@pytest.mark.parametrize("attack", ["apgd", "fab", "square"])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "0.2"), ("L2", "1.5"), ("L1", "8")])
+def test_attacks_of_our_engine_transfer_in_every_norm(
+    attack: str, norm: str, eps: str, checkpoints: list[Path], digits: Split, tmp_path: Path
+) -> None:
+    (tmp_path / "own.toml").write_text(OWN_ENGINE.format(norm=norm, passes=1))
+    protocol = load_protocol(str(tmp_path / "own.toml"), eps=eps)
+    result = measure(
+        checkpoints[:1], checkpoints, digits, tmp_path, protocol=protocol, attack=attack
+    )
+    (crafted,) = result["crafted"]
+    assert crafted["fooled"] > 0.2 * N
+    assert 0.1 * float(eps) < crafted[f"largest_{norm.lower()}"] <= float(eps) * (1 + 1e-6)
+    own, other = result["pairs"]
+    assert own["counted"] == crafted["fooled"]
+    assert own["accuracy"]["correct"] < other["accuracy"]["correct"] <= N, "it transfers in part"
+
+
+class WrongInThreeOfFive(torch.nn.Module):
+    """Right when clean; in five passes of a moved image 0, 0, 1, 2, 3: label 0 leads, and loses."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        said = (0, 0, 1, 2, 3)[self.calls % 5]
+        self.calls += 1
+        moved = (x != x.flatten(1).amax(dim=1).view(-1, 1, 1, 1)).flatten(1).any(dim=1)
+        logits = F.one_hot(torch.where(moved, said, 0), 10).float()
+        return logits + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
+
+
+def test_several_passes_say_broken_by_the_same_rule_as_the_verifier(tmp_path: Path) -> None:
+    network = LoadedModel(WrongInThreeOfFive(), "odd", "factory", "sha256:0", None, 10, 0)
+    protocol = load_protocol("linf_transfer", eps="0.1")
+    (spec,) = (spec for spec in protocol.attacks if spec.name == "fgsm")
+    images = torch.full((4, 1, 2, 2), 100, dtype=torch.uint8)
+    noise = replace(spec, attack="pgd", params=NOISE)
+    result = evaluate_transfer(
+        [network],
+        [network],
+        Split("digits", "test", images, torch.zeros(4, dtype=torch.int64), num_classes=10),
+        replace(protocol, passes=5, attacks=(noise,)),
+        noise,
+        out=tmp_path,
+        n=4,
+        seed=0,
+        pixels="float",
+        batch_size=4,
+        threads=1,
+        device=torch.device("cpu"),
+    )
+    assert result["crafted"][0]["fooled"] == 4
+    assert result["crafted"][0]["clean_accuracy"]["value"] == 1.0
+    assert result["pairs"][0]["accuracy"]["value"] == 0.0
+    assert result["pairs"][0]["counted"] == 4
+
+
+NOISE = {"loss": "ce", "alpha": 0.0, "steps": 1, "restarts": 1, "start": "uniform", "keep": "last"}
+
+
+def test_searches_take_as_many_passes_as_the_protocol_says(
+    checkpoints: list[Path], digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def craft(*arguments: object, **options: object) -> Tensor:
+        given.append(options["passes"])
+        return run_attack(*arguments, **options)
+
+    monkeypatch.setattr(transfer_measurement, "run_attack", craft)
+    (tmp_path / "own.toml").write_text(OWN_ENGINE.format(norm="Linf", passes=3))
+    protocol = load_protocol(str(tmp_path / "own.toml"), eps="0.2")
+    measure(checkpoints[:1], checkpoints, digits, tmp_path, protocol=protocol, attack="apgd")
+    assert given == [3]
+
+
 MINIMAL_NORM = """
 id = "minimal"
 version = 1
@@ -309,7 +429,7 @@ def test_the_one_verifier_judges_every_version_on_every_network(
         calls.append(options)
         return verify(*arguments, **options)
 
-    monkeypatch.setattr(transfer, "verify", counting)
+    monkeypatch.setattr(transfer_measurement, "verify", counting)
     measure(checkpoints[:1], checkpoints, digits, tmp_path)
     # two clean passes; rounded and unrounded images on the source and on both targets
     assert len(calls) == 2 + 2 + 4
@@ -325,7 +445,7 @@ def test_the_same_terms_are_read_and_other_terms_are_refused(
     def never(*_arguments: object, **_options: object) -> None:
         raise AssertionError("crafted again")
 
-    monkeypatch.setattr(transfer, "run_attack", never)
+    monkeypatch.setattr(transfer_measurement, "run_attack", never)
     assert measure(checkpoints[:1], checkpoints[1:], digits, tmp_path) == first
     with pytest.raises(LedgerMismatchError, match="another measurement: seed: 0 there, 1 now"):
         measure(checkpoints[:1], checkpoints[1:], digits, tmp_path, seed=1)
@@ -357,6 +477,31 @@ def test_the_command_prints_a_table_and_writes_a_file(
     assert f"{100 * other['defense_success_rate']['value']:.2f} %" in lines[3]
     assert lines[4] == f"result: {tmp_path / 't' / 'transfer.json'}"
     assert len({line.rindex("%") for line in lines[2:4]}) == 1, "columns are aligned"
+
+
+def test_the_table_has_a_row_for_all_sources_together(
+    three: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"--{role}={folder}" for role in ("source", "target") for folder in three]
+    command = ["transfer", *names, *COMMAND, "--attack", "fgsm", "--out", str(tmp_path)]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()[2:-1]
+    assert len(lines) == 9 + 3
+    result = json.loads((tmp_path / "transfer.json").read_text())
+    for line, target, union in zip(lines[9:], three, result["unions"], strict=True):
+        assert line.startswith(f"any of 2  {target.name} ")
+        assert f"{100 * union['accuracy']['value']:.2f} %" in line
+
+
+def test_autoattack_transfers_by_the_name_of_its_protocol_alone(
+    checkpoints: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"--source={checkpoints[0]}", f"--target={checkpoints[1]}"]
+    terms = ["--protocol", "aa_standard", "--eps", "0.3", "--n", "20", "--threads", "1"]
+    assert main(["transfer", *names, *terms, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("aa_standard of aa_standard@0.3.v1, digits test, 20 ")
+    (pair,) = json.loads((tmp_path / "transfer.json").read_text())["pairs"]
+    assert pair["counted"] > 10
 
 
 def test_a_rate_over_no_images_is_printed_as_not_available(

@@ -89,16 +89,17 @@ def table(result: Mapping[str, Any]) -> str:
     """The pairs of a `transfer.json` as aligned columns.
 
     "Kept" is the defense success rate, over the images named in "of"; "Same label" the share of
-    them to which the target gives the source's wrong label; "Accuracy" that over all images.
+    them to which the target gives the source's wrong label; "Accuracy" that over all images. Below
+    the pairs each target has a row for all sources together, if they are several.
     """
     rows: list[tuple[str, ...]] = [_HEADINGS]
     names = _names([*result["sources"], *result["targets"]])
-    for pair in result["pairs"]:
+    for pair in (*result["pairs"], *result["unions"]):
         kept, plain = pair["defense_success_rate"], pair["accuracy"]
         share = pair["repeat_label_share"]
         rows.append(
             (
-                names[pair["source"]],
+                names[pair["source"]] if "source" in pair else f"any of {len(pair['sources'])}",
                 names[pair["target"]],
                 _percent(pair["clean_accuracy"]["value"]),
                 "n/a" if kept is None else _percent(kept["value"]),
