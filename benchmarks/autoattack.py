@@ -1,0 +1,262 @@
+"""AutoAttack: our engine against pyautoattack, stage by stage, alternating in one process.
+
+    python benchmarks/autoattack.py runs/mnist_pgd_at/best --eps 0.15 --n 500 --data-dir DIR
+    python benchmarks/autoattack.py runs/mnist_standard/best --eps 0.3 --n 500 --data-dir DIR
+
+Both sides attack the same images of the same network with AutoAttack standard. Each stage starts
+from what the same side's earlier stages left. Printed are seconds per stage and the ratio (ours /
+reference), the overhead (our seconds / seconds of the same forward and backward passes of the
+network alone, at the same batch sizes), and which examples are judged differently. `--batches`
+names the batch sizes of the reference, ours runs at `--ours`. Times of one run on one machine:
+only the ratios mean something.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections import Counter
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import nn
+
+from robustbench_lite import load_split, resolve_model
+from robustbench_lite.attacks.autoattack import FUNCTIONS, stages
+from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.search_network import search_network
+from robustbench_lite.attacks.threat_model import parse_eps
+from robustbench_lite.models import build_model
+from robustbench_lite.numerics import deterministic
+from robustbench_lite.verifier import plain_numerics
+
+REFERENCE_NAMES = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
+
+
+class Recorder(nn.Module):
+    """Counts forward passes by (images, whether a gradient was asked for)."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.training, self.passes = model, False, Counter()
+
+    def forward(self, x):
+        self.passes[len(x), torch.is_grad_enabled() and x.requires_grad] += 1
+        return self.model(x)
+
+
+def seconds(device, function):
+    """Wall-clock seconds of a call, and what it returned."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    out = function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin, out
+
+
+def bare_seconds(network, recorder, like, device, repeats):
+    """Seconds of the recorded passes alone: each batch size timed by itself, then multiplied."""
+    total = 0.0
+    for (size, with_gradient), count in recorder.passes.items():
+        x = like[torch.arange(size, device=device) % len(like)].clone()
+
+        def once(x=x, with_gradient=with_gradient):
+            if not with_gradient:
+                with torch.no_grad():
+                    return network(x)
+            image = x.requires_grad_(True)
+            with torch.enable_grad():
+                return torch.autograd.grad(network(image).sum(), image)
+
+        with attacked(network):
+            times = sorted(seconds(device, once)[0] for _ in range(repeats))
+        total += count * times[len(times) // 2]
+    return total
+
+
+def run_reference(stage, model, x, y, arguments, batch_size, device):
+    from pyautoattack import AutoAttack
+
+    classes = model(x[:1]).shape[1]
+    attack = AutoAttack(
+        model, norm="Linf", eps=arguments.eps_value, seed=arguments.seed, device=device
+    )
+    attack.apgd_targeted.n_target_classes = min(9, classes - 1)
+    attack.fab.n_target_classes = min(9, classes - 1)
+    attack.attacks_to_run = [REFERENCE_NAMES[stage.name]]
+    return attack.run_standard_evaluation(x, y, batch_size=batch_size)[0].detach()
+
+
+def run_ours(stage, model, x, y, arguments, batch_size, ids, network):
+    return FUNCTIONS[stage.name](
+        model,
+        x,
+        y,
+        norm="Linf",
+        eps=arguments.eps_value,
+        ids=ids,
+        seed=arguments.seed,
+        batch_size=batch_size,
+        stream=f"aa_standard/{stage.name}",
+        network=network,
+        **stage.params,
+    )
+
+
+def still_right(model, x, y, batch_size=250):
+    with torch.no_grad():
+        return torch.cat([model(part).argmax(1) for part in x.split(batch_size)]) == y
+
+
+def one_side(label, sides, model, x, y, arguments, device):
+    """State of one side: what stands, its seconds and passes per stage."""
+    kind, batch_size = sides[label]
+    network = search_network(model, precision=arguments.precision, device=device, like=x[0])
+    return {
+        "kind": kind,
+        "batch_size": batch_size,
+        "standing": still_right(model, x, y),
+        "seconds": {},
+        "bare": {},
+        "network": network.module if kind == "ours" else model,
+    }
+
+
+def do_stage(side, stage, model, x, y, arguments, device):
+    ids = side["standing"].nonzero().flatten()
+    if not len(ids):
+        side["seconds"][stage.name] = 0.0
+        return
+    recorder = Recorder(side["network"])
+    if side["kind"] == "ours":
+
+        def call():
+            return run_ours(
+                stage, model, x[ids], y[ids], arguments, side["batch_size"], ids, recorder
+            )
+    else:
+
+        def call():
+            return run_reference(
+                stage, recorder, x[ids], y[ids], arguments, side["batch_size"], device
+            )
+
+    side["seconds"][stage.name], x_adv = seconds(device, call)
+    side["standing"][ids[~still_right(model, x_adv, y[ids])]] = False
+    if arguments.bare:
+        side["bare"][stage.name] = bare_seconds(
+            side["network"], recorder, x, device, arguments.bare
+        )
+
+
+def report(sides, stage_names):
+    """Markdown: a row per side, then the ratios of ours to each reference."""
+    print("\n| side | " + " | ".join(stage_names) + " | total s | / bare passes | robust |")
+    print("|---|" + "---|" * (len(stage_names) + 3))
+    for label, side in sides.items():
+        total = sum(side["seconds"].values())
+        bare = f"{total / sum(side['bare'].values()):.2f}" if side["bare"] else ""
+        cells = " | ".join(f"{side['seconds'][name]:.1f}" for name in stage_names)
+        print(f"| {label} | {cells} | {total:.1f} | {bare} | {int(side['standing'].sum())} |")
+    ours = [label for label in sides if sides[label]["kind"] == "ours"]
+    references = [label for label in sides if sides[label]["kind"] == "reference"]
+    print("\n| ratio | " + " | ".join(stage_names) + " | total | differing verdicts |")
+    print("|---|" + "---|" * (len(stage_names) + 2))
+    for mine in ours:
+        for theirs in references:
+            a, b = sides[mine], sides[theirs]
+            cells = " | ".join(
+                f"{a['seconds'][name] / b['seconds'][name]:.2f}" if b["seconds"][name] else "-"
+                for name in stage_names
+            )
+            total = sum(a["seconds"].values()) / sum(b["seconds"].values())
+            differing = (a["standing"] != b["standing"]).nonzero().flatten().tolist()
+            print(f"| {mine} / {theirs} | {cells} | {total:.2f} | {differing or 'none'} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", nargs="?")
+    parser.add_argument(
+        "--architecture", help="instead of a checkpoint: random weights, 3x32x32 noise images"
+    )
+    parser.add_argument("--eps", required=True)
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--batches", type=int, nargs="+", default=[100, 250, 500])
+    parser.add_argument("--ours", type=int, nargs="+", default=[100, 500])
+    parser.add_argument("--precision", choices=("float32", "mixed"), default="float32")
+    parser.add_argument("--tf32", action="store_true", help="on both sides")
+    parser.add_argument("--stages", nargs="+", help="default: all four")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bare", type=int, default=7, help="repeats of bare passes; 0: none")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", help="also write everything here")
+    arguments = parser.parse_args()
+    arguments.eps_value = float(parse_eps(arguments.eps))
+    device = torch.device(arguments.device)
+    if arguments.checkpoint:
+        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
+        model, dataset = source.model, source.card.dataset
+        data = load_split(dataset, "test", data_dir=arguments.data_dir)
+        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
+    else:
+        torch.manual_seed(0)
+        model = build_model(
+            arguments.architecture,
+            num_classes=10,
+            in_channels=3,
+            image_size=(32, 32),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+        )
+        x = torch.rand(arguments.n, 3, 32, 32)
+        y = None
+    model = model.to(device).eval()
+    x = x.to(device)
+    with torch.no_grad():
+        # Random weights know no labels: what they predict is right, so that nothing is skipped.
+        y = torch.cat([model(p).argmax(1) for p in x.split(100)]) if y is None else y.to(device)
+    names = arguments.stages or list(REFERENCE_NAMES)
+    todo = [stage for stage in stages("standard", "Linf") if stage.name in names]
+    labels = {f"ours at {size}": ("ours", size) for size in arguments.ours}
+    labels |= {f"reference at {size}": ("reference", size) for size in arguments.batches}
+    with deterministic(threads=arguments.threads, seed=0), plain_numerics():
+        if arguments.tf32:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        sides = {label: one_side(label, labels, model, x, y, arguments, device) for label in labels}
+        for stage in todo:
+            for label, side in sides.items():  # stage by stage, the sides in turn
+                do_stage(side, stage, model, x, y, arguments, device)
+                print(
+                    f"{stage.name:8} {label:18} {side['seconds'][stage.name]:8.1f} s, "
+                    f"{int(side['standing'].sum())} stand",
+                    flush=True,
+                )
+    print(
+        f"\n{arguments.checkpoint or arguments.architecture}, Linf {arguments.eps}, "
+        f"{arguments.n} images, {arguments.precision}, tf32 {arguments.tf32}, "
+        f"{arguments.threads} threads, torch {torch.__version__}, {device.type} "
+        f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}"
+    )
+    report(sides, [stage.name for stage in todo])
+    if arguments.json:
+        keep = {
+            label: {
+                "seconds": side["seconds"],
+                "bare": side["bare"],
+                "standing": side["standing"].nonzero().flatten().tolist(),
+            }
+            for label, side in sides.items()
+        }
+        with open(arguments.json, "w") as file:
+            json.dump(keep, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

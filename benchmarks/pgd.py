@@ -1,0 +1,144 @@
+"""PGD-40: ours against torchattacks, foolbox and a bare loop; same run, same machine, as ratios.
+
+    pip install foolbox
+    python benchmarks/pgd.py runs/mnist_pgd_at/best --eps 0.15 --n 500 --data-dir DIR
+    python benchmarks/pgd.py --architecture preact_resnet18 --eps 8/255 --n 16
+
+All do 40 signed steps of eps / 10 on cross-entropy from a uniform start, and return the last
+iterate. `ours` searches on the network that evaluations search on; `ours, plain network` does not.
+The bare loop is the least that PGD can be: forward, input gradient, sign, two clamps, with frozen
+parameters. Rounds interleave all of them; printed are medians, ratios to ours, and how many
+images each breaks.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch.nn import functional
+
+from robustbench_lite import load_split, resolve_model
+from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.pgd import pgd
+from robustbench_lite.attacks.search_network import search_network
+from robustbench_lite.attacks.threat_model import parse_eps
+from robustbench_lite.models import build_model
+from robustbench_lite.numerics import deterministic
+from robustbench_lite.verifier import plain_numerics
+
+STEPS = 40
+
+
+def bare(model, x, y, eps):
+    """The loop itself."""
+    with attacked(model):
+        low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+        x_adv = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
+        for _ in range(STEPS):
+            x_adv = x_adv.detach().requires_grad_(True)
+            loss = functional.cross_entropy(model(x_adv), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x_adv)
+            x_adv = torch.clamp(x_adv.detach() + eps / 10 * gradient.sign(), low, high)
+    return x_adv.detach()
+
+
+def ours(model, x, y, eps):
+    return pgd(
+        model,
+        x,
+        y,
+        norm="Linf",
+        eps=eps,
+        alpha=eps / 10,
+        steps=STEPS,
+        restarts=1,
+        loss="ce",
+        start="uniform",
+        keep="last",
+        ids=torch.arange(len(x), device=x.device),
+        seed=0,
+    )
+
+
+def by_torchattacks(model, x, y, eps):
+    import torchattacks
+
+    attack = torchattacks.PGD(model, eps=eps, alpha=eps / 10, steps=STEPS, random_start=True)
+    return attack(x, y)
+
+
+def by_foolbox(model, x, y, eps):
+    import foolbox
+
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=eps / 10, steps=STEPS, random_start=True)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+    return attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=eps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", nargs="?")
+    parser.add_argument("--architecture", help="instead: random weights, 3x32x32 noise images")
+    parser.add_argument("--eps", required=True)
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data-dir")
+    arguments = parser.parse_args()
+    eps, device = float(parse_eps(arguments.eps)), torch.device(arguments.device)
+    if arguments.checkpoint:
+        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
+        model = source.model
+        data = load_split(source.card.dataset, "test", data_dir=arguments.data_dir)
+        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
+    else:
+        torch.manual_seed(0)
+        sizes = {"num_classes": 10, "in_channels": 3, "image_size": (32, 32)}
+        model = build_model(arguments.architecture, **sizes, mean=(0.5,) * 3, std=(0.25,) * 3)
+        x, y = torch.rand(arguments.n, 3, 32, 32), torch.arange(arguments.n) % 10
+    model, x, y = model.to(device).eval(), x.to(device), y.to(device)
+    fast = search_network(model, precision="float32", device=device, like=x[0]).module
+    sides = {
+        "ours": (ours, fast),
+        "ours, plain network": (ours, model),
+        "bare loop": (bare, model),
+        "bare loop, network of ours": (bare, fast),
+        "torchattacks": (by_torchattacks, model),
+        "foolbox": (by_foolbox, model),
+    }
+    times = {name: [] for name in sides}
+    broken = dict.fromkeys(sides, 0)
+    with deterministic(threads=arguments.threads, seed=0), plain_numerics():
+        for _ in range(arguments.rounds + 1):  # the first warms up
+            for name, (attack, network) in sides.items():
+                begin = time.perf_counter()
+                parts = zip(
+                    x.split(arguments.batch_size), y.split(arguments.batch_size), strict=True
+                )
+                x_adv = torch.cat([attack(network, *part, eps) for part in parts])
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                times[name].append(time.perf_counter() - begin)
+                with torch.no_grad():
+                    right = [model(p).argmax(1) for p in x_adv.split(arguments.batch_size)]
+                broken[name] = int((torch.cat(right) != y).sum())
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    print(
+        f"PGD-{STEPS}, {arguments.checkpoint or arguments.architecture}, Linf {arguments.eps}, "
+        f"{len(x)} images, batches of {arguments.batch_size}, {arguments.threads} threads, "
+        f"{device.type} {platform.machine()}, torch {torch.__version__}\n"
+    )
+    print("| | median s | ours / it | broken |\n|---|---|---|---|")
+    for name, value in medians.items():
+        print(f"| {name} | {value:.2f} | {medians['ours'] / value:.2f} | {broken[name]} |")
+
+
+if __name__ == "__main__":
+    main()
