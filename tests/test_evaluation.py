@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustbench_lite.attacks import autoattack
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol, load_protocol
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.datasets import load_split
@@ -123,7 +124,7 @@ def test_robust_means_broken_by_no_attack_in_any_order(source, digits, tmp_path,
     params |= {"start": "none", "keep": "best_loss"}
     specs = tuple(AttackSpec(a, a, a, params if a == "pgd" else {}) for a in order)
     threat = ThreatModel("Linf", parse_eps("0.1"))
-    protocol = Protocol("p", 1, threat, "ours", 1, specs, "")
+    protocol = Protocol("p", 1, threat, "ours", "1", 1, specs, "")
     result = run(source, digits, tmp_path / "r", protocol=protocol)
     alone = {name: result["attacks"][name]["correct"] for name in order}
     assert alone["pgd"] < alone["fgsm"]
@@ -170,14 +171,18 @@ def quick_autoattack(monkeypatch):
         self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 10
 
     monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", quick)
+    for parameters, name in (("_APGD", "steps"), ("_FAB", "steps"), ("_SQUARE", "queries")):
+        monkeypatch.setitem(getattr(autoattack, parameters), name, 10)
 
 
 @pytest.mark.usefixtures("quick_autoattack")
-def test_an_interrupted_autoattack_ends_with_the_same_bytes(source, digits, tmp_path):
-    run(source, digits, tmp_path / "whole", protocol="linf_standard")
-    run(source, digits, tmp_path / "broken", protocol="linf_standard")
+@pytest.mark.parametrize("engine", ["ours", "reference"])
+def test_an_interrupted_autoattack_ends_with_the_same_bytes(source, digits, tmp_path, engine):
+    protocol = load_protocol("linf_standard", eps="0.1", engine=engine)
+    run(source, digits, tmp_path / "whole", protocol=protocol)
+    run(source, digits, tmp_path / "broken", protocol=protocol)
     (tmp_path / "broken/parts/aa_standard/00001.parquet").unlink()
-    run(source, digits, tmp_path / "broken", protocol="linf_standard")
+    run(source, digits, tmp_path / "broken", protocol=protocol)
     for name in ("result.json", "examples.parquet", "parts/aa_standard/00001.parquet"):
         whole, broken = (tmp_path / folder / name for folder in ("whole", "broken"))
         assert whole.read_bytes() == broken.read_bytes(), name
@@ -189,7 +194,7 @@ def test_the_ledger_has_the_verdicts_of_pyautoattack(source, digits, tmp_path):
         source,
         digits,
         tmp_path / "r",
-        protocol="linf_standard",
+        protocol=load_protocol("linf_standard", eps="0.1", engine="reference"),
         n=40,
         seed=5,
         chunk_size=40,
@@ -204,6 +209,23 @@ def test_the_ledger_has_the_verdicts_of_pyautoattack(source, digits, tmp_path):
     expected = robust[torch.tensor(rows.example_id.to_numpy())]
     assert (~rows.broken).tolist() == expected.tolist()
     assert 0 < rows.broken.sum() < len(rows)
+
+
+@pytest.mark.usefixtures("quick_autoattack")
+def test_the_result_says_what_each_stage_of_autoattack_left(source, digits, tmp_path):
+    result = run(source, digits, tmp_path / "r", protocol="aa_standard", eps="0.15")
+    rows = pandas.read_parquet(tmp_path / "r" / "examples.parquet")
+    rows = rows[rows.attack == "aa_standard"]
+    stages = result["attacks"]["aa_standard"]["stages"]
+    assert list(stages) == ["apgd_ce", "apgd_t", "fab_t", "square"]
+    standing = len(rows)
+    for name, left in stages.items():
+        standing -= int((rows.stage == name).sum())
+        assert left["value"] == standing / 50
+    assert stages["square"]["value"] == result["attacks"]["aa_standard"]["value"]
+    assert set(rows.stage[rows.broken]) <= set(stages)
+    assert set(rows.stage[~rows.broken]) == {""}
+    assert result["protocol"]["engine_version"] == "1"
 
 
 def test_a_constant_classifier_cannot_be_broken(digits, tmp_path):
@@ -384,7 +406,7 @@ def test_wrong_settings_are_named(wrong):
 
 def test_unknown_attacks_are_refused_before_any_work(source, digits, tmp_path):
     threat = ThreatModel("Linf", parse_eps("0.1"))
-    broken = Protocol("p", 1, threat, "ours", 1, (AttackSpec("a", "A", "pdg", {}),), "")
+    broken = Protocol("p", 1, threat, "ours", "1", 1, (AttackSpec("a", "A", "pdg", {}),), "")
     with pytest.raises(InputError, match="unknown attack 'pdg'; did you mean pgd"):
         run(source, digits, tmp_path / "r", protocol=broken)
     assert not (tmp_path / "r").exists()

@@ -20,9 +20,11 @@ MAY_IMPORT = {
 }
 # The only files that may touch the global generators, each of which restores or scopes them.
 MAY_SEED = {
+    "attacks/search_network.py",  # inside fork_rng: its probes of a randomised network repeat
     "robustbench_lite/numerics.py",
     "robustbench_lite/evaluation.py",
     "robustbench_lite/training.py",
+    "robustbench_lite/transfer_measurement.py",
     "attacks/torchattacks_adapter.py",
 }
 ADAPTERS = {
