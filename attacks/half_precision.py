@@ -45,7 +45,6 @@ class InFloat16(nn.Module):
         logits = logits.float()
         if not inside.requires_grad or not logits.requires_grad:
             return logits
-        logits = logits.view_as(logits)
         logits.register_hook(scaling.scale)  # type: ignore[no-untyped-call]
         # A hook also changes what is captured at its own tensor; the caller gets another one.
         return logits.view_as(logits)
