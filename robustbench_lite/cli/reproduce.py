@@ -1,0 +1,207 @@
+"""`rbl reproduce`: published numbers, ours beside them, and a verdict on each."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_lite.attacks.errors import InputError
+
+if TYPE_CHECKING:
+    from robustbench_lite.datasets import Split
+    from robustbench_lite.leaderboard.published_numbers import PublishedTable, Row
+    from robustbench_lite.model_source import LoadedModel
+    from robustbench_lite.reproduction_bench import Terms
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """List, check, show, or measure and compare; then print, or write where `--out` says."""
+    from robustbench_lite.storage import write_text
+
+    _check_arguments(arguments)
+    if arguments.list or arguments.check:
+        text = _listed(arguments) if arguments.list else _checked(arguments)
+    else:
+        text = _table(arguments)
+    if arguments.out:
+        write_text(Path(arguments.out), text)
+        print(f"wrote {arguments.out}")
+    else:
+        print(text, end="")
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    ways = {
+        "--checkpoint": bool(arguments.checkpoint),
+        "--train": arguments.train,
+        "--scale quick": arguments.scale == "quick",
+        "--list": arguments.list,
+        "--check": arguments.check,
+    }
+    chosen = [name for name, given in ways.items() if given]
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(chosen)} exclude each other: choose one")
+    if arguments.table is None and not (arguments.list or arguments.check):
+        raise InputError("which table? rbl reproduce --list names them")
+    if arguments.overrides and not arguments.train:
+        raise InputError(
+            f"unrecognized arguments: {' '.join(arguments.overrides)} (recipe keys are overridden "
+            "with --train only)"
+        )
+    for option, wanted, way in (
+        ("--seeds", arguments.seeds is not None, "--train"),
+        ("--released", arguments.released, "--checkpoint"),
+    ):
+        if wanted and not ways[way]:
+            raise InputError(f"{option} belongs to {way}")
+    if arguments.n is not None and arguments.n < 1:
+        raise InputError(f"--n {arguments.n} must be at least 1")
+
+
+def _listed(arguments: argparse.Namespace) -> str:
+    from robustbench_lite.leaderboard.published_files import load_published, published_names
+    from robustbench_lite.leaderboard.published_formats import render_list
+
+    return render_list(
+        [load_published(name) for name in published_names()], format=arguments.format
+    )
+
+
+def _checked(arguments: argparse.Namespace) -> str:
+    from robustbench_lite.leaderboard.published_checks import check_published
+    from robustbench_lite.leaderboard.published_files import load_published, published_names
+    from robustbench_lite.leaderboard.published_formats import render_findings
+
+    everything = [load_published(name) for name in published_names()]
+    tables = everything if arguments.table is None else [load_published(arguments.table)]
+    return render_findings(check_published(tables, beside=everything), format=arguments.format)
+
+
+def _table(arguments: argparse.Namespace) -> str:
+    from robustbench_lite.leaderboard.published_files import load_published
+    from robustbench_lite.leaderboard.published_formats import render_table
+
+    table = load_published(arguments.table)
+    rows = table.choose(arguments.rows)
+    if arguments.scale == "quick":
+        return _quick(arguments, table, rows)
+    if arguments.train or arguments.checkpoint:
+        return _full(arguments, table, rows)
+    return render_table(table, rows, format=arguments.format)
+
+
+def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
+    from robustbench_lite.cli.progress import evaluation_bar, training_bar
+    from robustbench_lite.leaderboard.reproduction_formats import render_reproductions
+    from robustbench_lite.stand_ins import StandIns, compare_stand_ins, orders
+
+    if not any(row.stand_in for row in rows):
+        raise InputError(f"no row chosen of {table.id} has a stand-in: no small recipe of a method")
+    runs = Path(arguments.runs) / "stand_in"
+    stand_ins = StandIns(runs, _terms(arguments), evaluation_bar, training_bar)
+    return render_reproductions(
+        table,
+        compare_stand_ins(rows, stand_ins),
+        orders=orders(table, rows, stand_ins),
+        stand_in=True,
+        format=arguments.format,
+    )
+
+
+def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
+    from robustbench_lite.cli.progress import evaluation_bar
+    from robustbench_lite.leaderboard.reproduction_formats import render_reproductions
+    from robustbench_lite.reproduction import assign, compare_row
+
+    terms = _terms(arguments)
+    if arguments.train:
+        networks = {row.id: _trained(arguments, row) for row in rows if row.recipe}
+        if not networks:
+            raise InputError(f"no row chosen of {table.id} has a recipe to train")
+    else:
+        networks = assign(rows, [_loaded(written, rows) for written in arguments.checkpoint])
+        rows = [row for row in rows if row.id in networks]
+    found = [
+        one
+        for row in rows
+        for one in compare_row(row, networks.get(row.id, []), terms, progress=evaluation_bar)
+    ]
+    return render_reproductions(table, found, format=arguments.format)
+
+
+def _loaded(written: str, rows: Sequence[Row]) -> tuple[str, LoadedModel]:
+    """The row that was named before an equals sign, if any, and the checkpoint."""
+    from robustbench_lite.model_source import resolve_model
+
+    named, equals, path = written.partition("=")
+    if not equals or Path(written).exists():
+        named, path = "", written
+    elif named not in {name for row in rows for name in (row.id, row.id.rpartition("/")[2])}:
+        raise InputError(f"--checkpoint {written}: no row {named!r} among those chosen")
+    return named, resolve_model(path, allow_code=False, device="cpu")
+
+
+def _trained(arguments: argparse.Namespace, row: Row) -> list[LoadedModel]:
+    """The networks of a row's recipe, one for each seed; trained where they are not there."""
+    from robustbench_lite.cli.progress import training_bar
+    from robustbench_lite.datasets import load_split
+    from robustbench_lite.model_source import resolve_model
+    from robustbench_lite.numerics import choose_device
+    from robustbench_lite.recipe import load_recipe
+    from robustbench_lite.training import train
+
+    own = load_recipe(row.recipe).training.seed
+    found = []
+    for seed in [own] if arguments.seeds is None else _seeds(arguments.seeds):
+        overrides = [*arguments.overrides, "--training.seed", str(seed)]
+        recipe = load_recipe(row.recipe, overrides)
+        folder = recipe.name if seed == own else f"{recipe.name}-seed{seed}"
+        train(
+            recipe,
+            load_split(recipe.data.name, "train", data_dir=arguments.data_dir, progress=True),
+            out=Path(arguments.runs) / folder,
+            device=choose_device(arguments.device),
+            threads=arguments.threads,
+            progress=training_bar(),
+        )
+        kept = "last" if row.selection.startswith("last") else "best"
+        path = Path(arguments.runs) / folder / kept
+        found.append(resolve_model(str(path), allow_code=False, device="cpu"))
+    return found
+
+
+def _seeds(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise InputError(f"--seeds {text!r} is no list of seeds such as 0,1,2")
+    return list(dict.fromkeys(map(int, text.split(","))))
+
+
+def _terms(arguments: argparse.Namespace) -> Terms:
+    from robustbench_lite.cli.evaluate import default_folder
+    from robustbench_lite.evaluation import Settings
+    from robustbench_lite.numerics import choose_device
+    from robustbench_lite.reproduction_bench import Terms
+
+    results = Path(arguments.results)
+
+    def folder(protocol_id: str, source: LoadedModel, data: Split, n: int) -> Path:
+        """Where `rbl evaluate` would put it, so that either finds the other's work."""
+        name = re.sub(r"[^\w.@-]", "_", source.name).lstrip(".") or "_"
+        return results / name / default_folder(protocol_id, source.hash, data, n, arguments.seed)
+
+    return Terms(
+        results=results,
+        folder=folder,
+        data_dir=arguments.data_dir,
+        device=choose_device(arguments.device),
+        settings=Settings(batch_size=arguments.batch_size, threads=arguments.threads),
+        n=arguments.n,
+        seed=arguments.seed,
+        eps=arguments.eps,
+        protocol=arguments.protocol,
+        engine=arguments.engine,
+        released=arguments.released,
+    )
