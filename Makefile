@@ -16,6 +16,8 @@ PINS := setup.cfg pyproject.toml constraints.txt
 PACKAGES := robustbench_lite attacks defenses leaderboard
 WHEEL_VENV := build/wheel-venv
 AUDIT_VENV := build/audit-venv
+BROWSER := tests/browser
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 # Folders too, so that a deleted file rebuilds the wheel.
 SHIPPED = $(shell find $(PACKAGES) -name __pycache__ -prune -o -print)
 
@@ -55,6 +57,11 @@ typecheck: $(WHEEL_VENV)/.installed ## mypy --strict on the built wheel (the che
 smoke: $(WHEEL_VENV)/.installed ## the wheel's commands, run outside the checkout
 	.ci/smoke $(WHEEL_VENV)/bin
 
+.PHONY: test-browser
+test-browser: check-browser $(DEV) $(BROWSER)/node_modules/.installed ## the leaderboard page in chromium; needs node 20 and chromium
+	PYTHONPATH=tests $(BIN)/python $(BROWSER)/pages.py build/pages
+	PAGES=build/pages CHROMIUM=$(CHROMIUM) node --test $(BROWSER)/
+
 .PHONY: audit
 audit: $(AUDIT_VENV)/.installed ## known advisories for every pin; needs PyPI's advisory service
 	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
@@ -62,6 +69,7 @@ audit: $(AUDIT_VENV)/.installed ## known advisories for every pin; needs PyPI's 
 .PHONY: clean
 clean: ## what the targets above built, .venv included
 	rm -rf .venv build dist robustbench_lite.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(BROWSER)/node_modules
 
 # -- environments ------------------------------------------------------------------------------
 
@@ -107,4 +115,14 @@ $(AUDIT_VENV)/.installed: constraints.txt
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(AUDIT_VENV)
 	$(AUDIT_VENV)/bin/python -m pip install --quiet -c constraints.txt pip-audit
+	@touch $@
+
+.PHONY: check-browser
+check-browser:
+	@node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 2>/dev/null \
+	&& command -v npm >/dev/null && test -n "$(CHROMIUM)" || { \
+		echo "make: test-browser needs chromium, node 20 or newer and npm (Debian: apt install chromium nodejs npm)" >&2; exit 1; }
+
+$(BROWSER)/node_modules/.installed: $(BROWSER)/package.json $(BROWSER)/package-lock.json | check-browser
+	cd $(BROWSER) && npm ci --silent --no-audit --no-fund
 	@touch $@

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from robustbench_lite.leaderboard.errors import ResultError
     from robustbench_lite.leaderboard.formats import render
     from robustbench_lite.leaderboard.page import render_page, write_page
+    from robustbench_lite.leaderboard.published_checks import check_published
+    from robustbench_lite.leaderboard.published_files import load_published
+    from robustbench_lite.leaderboard.published_verdicts import judge
     from robustbench_lite.leaderboard.records import Result
     from robustbench_lite.leaderboard.results import find_results, load_result
     from robustbench_lite.leaderboard.statistics import (
@@ -28,7 +31,10 @@ __all__ = [
     "ResultError",
     "accuracy",
     "build_table",
+    "check_published",
     "find_results",
+    "judge",
+    "load_published",
     "load_result",
     "mcnemar_exact",
     "pack_outcomes",
@@ -44,7 +50,10 @@ _HOME = {
     "ResultError": "errors",
     "accuracy": "statistics",
     "build_table": "table",
+    "check_published": "published_checks",
     "find_results": "results",
+    "judge": "published_verdicts",
+    "load_published": "published_files",
     "load_result": "results",
     "mcnemar_exact": "statistics",
     "pack_outcomes": "statistics",

@@ -7,8 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustbench_lite.leaderboard.display import count, headings, interval, passes, percent
+from robustbench_lite.leaderboard.display import (
+    count,
+    headings,
+    interval,
+    passes,
+    percent,
+    plain,
+)
 from robustbench_lite.leaderboard.ranking import GroupKey
+from robustbench_lite.leaderboard.reported import STATUS as REPORTED
 from robustbench_lite.leaderboard.table import attack_columns
 
 if TYPE_CHECKING:
@@ -20,8 +28,10 @@ NOTHING = "No results."
 CAPTION = (
     "Accuracies in percent, with 95% Wilson intervals. Worst case: correct and broken by no attack."
 )
+WORST_CLASS = "Worst class: the lowest worst case of a class, and its label."
 COST = "Cost: forward plus backward passes per example attacked."
 TIES = "Rank with '=': not separated from the first of its ties (exact McNemar, Holm, 5%)."
+AS_REPORTED = "Reported only, not measured here:"
 UNVERIFIED = "No rank: unverified."
 NOT_CANONICAL = "The data are not canonical: not comparable with published numbers."
 
@@ -60,11 +70,21 @@ def split_groups(table: pd.DataFrame) -> list[Section]:
     attacks = attack_columns(table)
     groups: dict[GroupKey, list[Row]] = {}
     for row in table.to_dict("records"):
-        groups.setdefault(_key(row, attacks), []).append(row)
+        # A source may lack an attack in some of its rows, a protocol never.
+        present = [] if row["status"] == REPORTED else _present(row, attacks)
+        groups.setdefault(_key(row, present), []).append(row)
     return [
-        Section(heading, key, rows, list(key.attacks))
+        Section(heading, key, rows, [one for one in attacks if _in_any(rows, one)])
         for heading, (key, rows) in zip(headings(list(groups)), groups.items(), strict=True)
     ]
+
+
+def _present(row: Row, attacks: Sequence[str]) -> list[str]:
+    return [title for title in attacks if not math.isnan(_number(row[title]))]
+
+
+def _in_any(rows: Sequence[Row], title: str) -> bool:
+    return any(not math.isnan(_number(row[title])) for row in rows)
 
 
 def _key(row: Row, attacks: Sequence[str]) -> GroupKey:
@@ -72,23 +92,23 @@ def _key(row: Row, attacks: Sequence[str]) -> GroupKey:
         dataset=str(row["dataset"]),
         split=str(row["split"]),
         dataset_hash=str(row["dataset_hash"]),
-        first_example=_integer(row["first_example"]),
-        n_examples=_integer(row["n"]),
+        first_example=_integer(row["first_example"] or 0),
+        n_examples=_integer(row["n"] or 0),
         norm=str(row["norm"]),
-        eps_value=_number(row["eps_value"]),
+        eps_value=_number(row["eps_value"]) if row["eps"] else math.inf,
         eps=str(row["eps"]),
         protocol_id=str(row["protocol_id"]),
         protocol_hash=str(row["protocol_hash"]),
-        attacks=tuple(title for title in attacks if not math.isnan(_number(row[title]))),
+        attacks=tuple(attacks),
     )
 
 
 def _integer(value: object) -> int:
-    return int(str(value))
+    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 def _number(value: object) -> float:
-    return float(str(value))
+    return float(value)  # type: ignore[arg-type]
 
 
 def columns_for(section: Section) -> list[Column]:
@@ -98,8 +118,14 @@ def columns_for(section: Section) -> list[Column]:
         Column("Name", lambda row: str(row["name"])),
         Column("Defense", lambda row: str(row["defense"]), dropped=4),
         Column("Architecture", lambda row: str(row["architecture"]), dropped=3),
-        Column("Params", lambda row: count(_integer(row["params"])), right=True, dropped=2),
     ]
+    if is_reported(section):
+        columns += [_accuracy(title, title) for title in section.attacks]
+        columns.insert(4, _accuracy("Clean", "clean"))
+        return [*columns[1:], Column("Status", status_text)]
+    columns.append(
+        Column("Params", lambda row: count(_integer(row["params"])), right=True, dropped=2)
+    )
     if any(row["extra_data"] for row in section.rows):
         columns.append(Column("Extra data", lambda row: _EXTRA_DATA[row["extra_data"]]))
     columns.append(_accuracy("Clean", "clean"))
@@ -107,11 +133,20 @@ def columns_for(section: Section) -> list[Column]:
     columns += [
         _accuracy("Worst case", "worst_case"),
         Column("95% interval", _interval, right=True),
+    ]
+    if any(row["worst_class_label"] is not None for row in section.rows):
+        columns.append(Column("Worst class", _worst_class, right=True, dropped=5))
+    columns += [
         Column("Cost", lambda row: passes(_number(row["cost"])), right=True, dropped=1),
     ]
     if any(row["status"] != "verified" for row in section.rows):
         columns.append(Column("Status", status_text))
     return columns
+
+
+def is_reported(section: Section) -> bool:
+    """Whether the rows were copied from a paper instead of measured."""
+    return section.rows[0]["status"] == REPORTED
 
 
 def _accuracy(heading: str, key: str) -> Column:
@@ -122,6 +157,11 @@ def _interval(row: Row) -> str:
     return interval(_number(row["interval_lo"]), _number(row["interval_hi"]))
 
 
+def _worst_class(row: Row) -> str:
+    label = row["worst_class_label"]
+    return "" if label is None else f"{percent(_number(row['worst_class']))} ({label})"
+
+
 def status_text(row: Row) -> str:
     """The status of a row and the flags that set it."""
     return f"{row['status']}: {row['flags']}" if row["flags"] else str(row["status"])
@@ -129,6 +169,8 @@ def status_text(row: Row) -> str:
 
 def notes_for(section: Section) -> list[str]:
     """What the reader of this group has to know besides the numbers."""
+    if is_reported(section):
+        return [f"{AS_REPORTED} {plain(str(section.rows[0]['source']))}."]
     notes = []
     if any(str(row["rank"]).endswith("=") for row in section.rows):
         notes.append(TIES)
@@ -136,4 +178,7 @@ def notes_for(section: Section) -> list[str]:
         notes.append(UNVERIFIED)
     if any(row["canonical"] is False for row in section.rows):
         notes.append(NOT_CANONICAL)
+    if any(row["worst_class_label"] is not None for row in section.rows):
+        notes.append(WORST_CLASS)
+    notes.append(f"Engine: {plain(str(section.rows[0]['engine']))}.")
     return notes

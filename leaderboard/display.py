@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -33,14 +34,34 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
+def cells(text: str) -> int:
+    """Terminal cells a text takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
+        if not unicodedata.combining(character)
+    )
+
+
+def padded(text: str, width: int, *, right: bool) -> str:
+    """Text with spaces up to a number of terminal cells."""
+    space = " " * (width - cells(text))
+    return space + text if right else text + space
+
+
+NOTHING = "–"
+
+
 def percent(fraction: float) -> str:
-    """A fraction as percent with two decimals and no sign: `93.33`."""
-    return f"{100 * fraction:.2f}"
+    """A fraction as percent with two decimals and no sign, `93.33`; a dash for NaN."""
+    return NOTHING if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
 def interval(low: float, high: float) -> str:
-    """An interval of fractions in percent, one decimal: `[90.0, 95.6]`."""
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+    """An interval of fractions in percent, one decimal, `[90.0, 95.6]`; a dash for NaN."""
+    return NOTHING if math.isnan(low) else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def count(number: int) -> str:
@@ -52,8 +73,8 @@ def count(number: int) -> str:
 
 
 def passes(cost: float) -> str:
-    """Forward plus backward passes per example attacked: `9,767`."""
-    return f"{cost:,.0f}"
+    """Forward plus backward passes per example attacked, `9,767`; a dash for NaN."""
+    return NOTHING if math.isnan(cost) else f"{cost:,.0f}"
 
 
 def radius(eps: str, eps_value: float) -> str:
@@ -61,8 +82,18 @@ def radius(eps: str, eps_value: float) -> str:
     return f"{plain(eps)} ({eps_value:.4g})" if "/" in eps else plain(eps)
 
 
+def threat(norm: str, eps: str, eps_value: float) -> str:
+    """Norm and radius, as far as they are stated: `Linf eps=8/255 (0.03137)`."""
+    return f"{plain(norm)} eps={radius(eps, eps_value)}" if eps else plain(norm)
+
+
 def examples(first: int, n: int) -> str:
-    """Which examples were evaluated: how many, and the range unless it starts the split."""
+    """Which examples were evaluated: how many, and the range unless it starts the split.
+
+    Empty for 0 examples, which stand for not stated.
+    """
+    if n == 0:
+        return ""
     return f"n={n}" if first == 0 else f"n={n} (examples {first} to {first + n - 1})"
 
 
@@ -75,11 +106,14 @@ def headings(keys: Sequence[GroupKey]) -> list[str]:
     """One line per group; hashes are added where two groups would read the same."""
     lines = [
         " · ".join(
-            (
-                f"{plain(key.dataset)} {plain(key.split)}",
-                f"{plain(key.norm)} eps={radius(key.eps, key.eps_value)}",
-                plain(key.protocol_id),
-                examples(key.first_example, key.n_examples),
+            filter(
+                None,
+                (
+                    f"{plain(key.dataset)} {plain(key.split)}",
+                    threat(key.norm, key.eps, key.eps_value),
+                    plain(key.protocol_id),
+                    examples(key.first_example, key.n_examples),
+                ),
             )
         )
         for key in keys

@@ -129,3 +129,9 @@ class Fields:
         if not isinstance(value, list):
             raise self.refuse(key, "a list")
         return [Fields(item, self.source, f"{self.path(key)}[{i}]") for i, item in enumerate(value)]
+
+    def optional_child(self, key: str) -> Fields:
+        """A nested object; an empty one when the key is absent or null."""
+        if self.data.get(key) is None:
+            return Fields({}, self.source, self.path(key))
+        return self.child(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -54,9 +55,10 @@ def _json(sections: Sequence[Section]) -> str:
             "dataset_hash": section.key.dataset_hash,
             "norm": section.key.norm,
             "eps": section.key.eps,
-            "eps_value": section.key.eps_value,
+            "eps_value": _finite(section.key.eps_value),
             "protocol_id": section.key.protocol_id,
             "protocol_hash": section.key.protocol_hash,
+            "engine": section.rows[0]["engine"],
             "first_example": section.key.first_example,
             "n": section.key.n_examples,
             "rows": [_json_row(row, section.attacks) for row in section.rows],
@@ -77,17 +79,29 @@ JSON_ROW = (
     "worst_case",
     "interval_lo",
     "interval_hi",
+    "worst_class",
+    "worst_class_label",
     "status",
     "flags",
     "cost",
     "seed",
     "canonical",
     "model_hash",
+    "source",
 )
 
 
 def _json_row(row: Row, attacks: Sequence[str]) -> dict[str, object]:
     return {
-        **{name: row[name] for name in JSON_ROW},
-        "attacks": {title: row[title] for title in attacks},
+        **{name: _stated(row[name]) for name in JSON_ROW},
+        "attacks": {title: _stated(row[title]) for title in attacks},
     }
+
+
+def _stated(value: object) -> object:
+    """JSON has no NaN: null."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 
 WIDTH = 180.0
 INSET = 10.0  # room for the labels at both ends
-POINT = 2.0
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25)
 MOST_TICKS = 5
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One interval and its point: left edges and width along the axis."""
+    """One interval, from left to right, and its point, along the axis."""
 
     left: str
-    width: str
+    right: str
     point: str
 
 
@@ -56,10 +55,8 @@ class Axis:
 
     def bar(self, value: float, interval: tuple[float, float]) -> Bar:
         """The positions of a robust accuracy and its interval."""
-        low, high = interval
-        left, right = self._at(low), self._at(high)
-        point = self._at(value) - POINT / 2
-        return Bar(left=f"{left:.2f}", width=f"{right - left:.2f}", point=f"{point:.2f}")
+        left, right, point = (f"{self._at(at):.2f}" for at in (*interval, value))
+        return Bar(left, right, point)
 
     def _at(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)

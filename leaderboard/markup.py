@@ -28,16 +28,16 @@ def render_markdown(sections: Sequence[Section]) -> str:
 def _markdown_table(section: Section) -> str:
     columns = columns_for(section)
     lines = [
-        f"### {_markdown_text(section.heading)}",
+        f"### {markdown_text(section.heading)}",
         "",
-        _markdown_row([_markdown_text(column.heading) for column in columns]),
+        _markdown_row([markdown_text(column.heading) for column in columns]),
         _markdown_row(["---:" if column.right else "---" for column in columns]),
         *(
             _markdown_row([_markdown_cell(column, row) for column in columns])
             for row in section.rows
         ),
         "",
-        *(f"{_markdown_text(note)}\n" for note in notes_for(section)),
+        *(f"{markdown_text(note)}\n" for note in notes_for(section)),
     ]
     return "\n".join(lines)
 
@@ -47,10 +47,10 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _markdown_cell(column: Column, row: Row) -> str:
-    return column.cell(row) if column.right else _markdown_text(column.cell(row))
+    return column.cell(row) if column.right else markdown_text(column.cell(row))
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that renders as itself: no markup, table break, image, link or HTML."""
     return re.sub(r"([\\`*\[\]<>|~&!#$]|(?<!\w)_|_(?!\w))", r"\\\1", plain(text))
 

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
-from robustbench_lite.leaderboard.display import (
-    count,
-    examples,
-    headings,
-    interval,
-    passes,
-    percent,
-    plain,
-    radius,
-    short_hash,
-)
-from robustbench_lite.leaderboard.interval_bars import Axis
-from robustbench_lite.leaderboard.ranking import RankedResult, RankGroup, rank_results
-from robustbench_lite.leaderboard.records import Flag, Result
-
-View = dict[str, object]
+from robustbench_lite.leaderboard.display import headings, plain
+from robustbench_lite.leaderboard.page_views import filter_views, group_view, n_rows
+from robustbench_lite.leaderboard.ranking import rank_results
+from robustbench_lite.leaderboard.records import Result
+from robustbench_lite.leaderboard.reported import ReportedRow, group_reported
+from robustbench_lite.leaderboard.reported_views import reported_view
 
 
-def render_page(results: Iterable[Result], *, title: str) -> str:
+def render_page(
+    results: Iterable[Result], *, title: str, reported: Iterable[ReportedRow] = ()
+) -> str:
     """The whole leaderboard as HTML.
 
     A pure function of its arguments: the same results in any order give the same text. Everything
-    that came from a result file is escaped, and stripped of control and bidi characters.
+    that came from a result file is escaped, and stripped of control and bidi characters; only the
+    page's own style and script, named by their hashes, may run.
 
     Args:
         results: in any order; duplicates collapse as in `build_table`.
         title: heading of the page and title of the window.
+        reported: published rows, shown in tables of their own after the measured ones.
 
     Returns:
         A complete HTML document.
@@ -48,25 +44,48 @@ def render_page(results: Iterable[Result], *, title: str) -> str:
     groups = rank_results(results)
     lines = headings([group.key for group in groups])
     views = [
-        _group_view(group, heading, number)
+        group_view(group, heading, number)
         for number, (group, heading) in enumerate(zip(groups, lines, strict=True), start=1)
     ]
-    n_rows = sum(len(group.rows) for group in groups)
-    css = Markup(_packaged("page.css"))  # ours, not from a result
-    return template.render(title=plain(title), css=css, groups=views, n_rows=n_rows) + "\n"
+    for rows in group_reported(reported).values():
+        views.append(reported_view(rows, len(views) + 1))
+    css, script = _packaged("page.css"), _packaged("page.js")
+    text = template.render(
+        title=plain(title),
+        css=Markup(css),  # ours, not from a result
+        css_hash=_hash(css),
+        script=Markup(script),  # likewise
+        script_hash=_hash(script),
+        filters=filter_views(views),
+        groups=views,
+        n_rows=sum(map(n_rows, views)),
+    )
+    return text + "\n"
 
 
 def _packaged(name: str) -> str:
     return files("robustbench_lite.leaderboard").joinpath(name).read_text(encoding="utf-8")
 
 
-def write_page(path: str | Path, results: Iterable[Result], *, title: str) -> Path:
+def _hash(text: str) -> str:
+    """How a content security policy names an inline style or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def write_page(
+    path: str | Path,
+    results: Iterable[Result],
+    *,
+    title: str,
+    reported: Iterable[ReportedRow] = (),
+) -> Path:
     """Write the page so that a reader sees the old file or the whole new one.
 
     Args:
         path: the HTML file; its folder is made when missing.
         results: in any order.
         title: heading of the page.
+        reported: published rows.
 
     Returns:
         The path written.
@@ -75,7 +94,7 @@ def write_page(path: str | Path, results: Iterable[Result], *, title: str) -> Pa
         OSError: when the folder or file cannot be written.
     """
     target = Path(path)
-    text = render_page(results, title=title)
+    text = render_page(results, title=title, reported=reported)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -87,77 +106,3 @@ def write_page(path: str | Path, results: Iterable[Result], *, title: str) -> Pa
     finally:
         temporary.unlink(missing_ok=True)
     return target
-
-
-def _group_view(group: RankGroup, heading: str, number: int) -> View:
-    first = group.rows[0].result
-    key, titles = group.key, group.attack_titles()
-    canonical = {row.result.dataset.canonical for row in group.rows}
-    axis = Axis.around([row.result.robust_accuracy.interval for row in group.rows])
-    return {
-        "id": f"group-{number}",
-        "heading": heading,
-        "dataset": plain(key.dataset),
-        "split": plain(key.split),
-        "norm": plain(key.norm),
-        "radius": radius(key.eps, key.eps_value),
-        "protocol": plain(key.protocol_id),
-        "examples": examples(key.first_example, key.n_examples),
-        "canonical": "no" if False in canonical else "unknown" if None in canonical else "yes",
-        "engine": plain(first.protocol.engine),
-        "hashes": [
-            ("Data", plain(key.dataset_hash)),
-            ("Protocol", plain(key.protocol_hash)),
-        ],
-        "attacks": [
-            {
-                "title": plain(titles[attack.name]),
-                "name": plain(attack.name),
-                "parameters": [(plain(name), plain(text)) for name, text in attack.parameters],
-            }
-            for attack in first.protocol.attacks
-        ],
-        "axis": axis,
-        "ties": any(row.rank.endswith("=") for row in group.rows),
-        "rows": [_row_view(row, axis) for row in group.rows],
-    }
-
-
-def _row_view(row: RankedResult, axis: Axis) -> View:
-    result = row.result
-    robust = result.robust_accuracy
-    attacks = [result.attacks[attack.name].accuracy.value for attack in result.protocol.attacks]
-    return {
-        "rank": row.rank,
-        "name": plain(result.name),
-        "defense": plain(result.defense),
-        "architecture": plain(result.architecture),
-        "parameters": count(result.parameters),
-        "extra_data": result.extra_data,
-        "clean": percent(result.clean_accuracy.value),
-        "attacks": [percent(value) for value in attacks],
-        "robust": percent(robust.value),
-        "interval": interval(*robust.interval),
-        "bar": axis.bar(robust.value, robust.interval),
-        "verified": result.verified,
-        "flags": [_flag_view(flag) for flag in result.flags],
-        "cost": passes(result.cost),
-        "model_kind": result.model.kind,
-        "model_hash": short_hash(result.model.hash),
-        "selection": plain(result.model.selection),
-        "seed": str(result.seed),
-        "commit": plain(result.git_commit)[:12],
-        "environment": ", ".join(
-            f"{plain(name)} {plain(str(value))}" for name, value in result.environment.items()
-        ),
-    }
-
-
-def _flag_view(flag: Flag) -> View:
-    return {
-        "name": plain(flag.name),
-        "value": None if flag.value is None else f"{flag.value:.4g}",
-        "threshold": None if flag.threshold is None else f"{flag.threshold:.4g}",
-        "meaning": plain(flag.meaning),
-        "follow_up": plain(flag.follow_up),
-    }

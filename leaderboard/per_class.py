@@ -136,6 +136,34 @@ def load_per_class(
     return per_class(result, labels, clean, robust, attacks, under=under)
 
 
+def stored_labels(path: str | Path, result: Result) -> NDArray[np.uint16] | None:
+    """Label of each example, from the result itself or the `examples.parquet` beside it.
+
+    Args:
+        path: the `result.json` or its folder.
+        result: what `load_result` read there.
+
+    Returns:
+        `(n,)`; None when neither holds labels.
+
+    Raises:
+        ResultError: for an `examples.parquet` that cannot be read or has other examples.
+    """
+    if result.outcomes is not None and result.outcomes.labels is not None:
+        return np.frombuffer(result.outcomes.labels, dtype="<u2")
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    file = folder / EXAMPLES_NAME
+    if not file.is_file():
+        return None
+    rows = _read(file)
+    labels = rows.loc[rows["attack"] == CLEAN, "label"].to_numpy()
+    if len(labels) != result.n_examples or not 0 <= labels.min() <= labels.max() < 2**16:
+        raise ResultError(
+            f"{file}: its labels are not those of the result.json beside it; evaluate again"
+        )
+    return np.asarray(labels, dtype="<u2")
+
+
 def per_class(
     result: Result,
     labels: NDArray[np.int64],

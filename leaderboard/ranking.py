@@ -76,8 +76,8 @@ def rank_results(results: Iterable[Result]) -> list[RankGroup]:
         Groups in a fixed order, whatever the order of `results`.
     """
     groups: dict[GroupKey, list[Result]] = defaultdict(list)
-    for result in _without_duplicates(results):
-        groups[group_key(result)].append(result)
+    for (_, _, key), result in _without_duplicates(results).items():
+        groups[key].append(result)
     return [RankGroup(key, _ranked(groups[key])) for key in sorted(groups)]
 
 
@@ -99,15 +99,15 @@ def group_key(result: Result) -> GroupKey:
     )
 
 
-def _without_duplicates(results: Iterable[Result]) -> list[Result]:
-    """One result per model, protocol, data, examples and seed: the least favourable one."""
-    kept: dict[tuple[object, ...], Result] = {}
+def _without_duplicates(results: Iterable[Result]) -> dict[tuple[str, int, GroupKey], Result]:
+    """One result per model, seed and group: the least favourable one."""
+    kept: dict[tuple[str, int, GroupKey], Result] = {}
     for result in results:
         identity = (result.model.hash, result.seed, group_key(result))
         other = kept.get(identity)
         if other is None or _caution(result) < _caution(other):
             kept[identity] = result
-    return list(kept.values())
+    return kept
 
 
 def _caution(result: Result) -> tuple[object, ...]:

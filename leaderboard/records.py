@@ -56,17 +56,27 @@ class ProtocolInfo:
     eps: str
     eps_value: float
     engine: str
+    engine_version: str
     hash: str
     attacks: tuple[AttackSpec, ...]
+
+    @property
+    def engine_text(self) -> str:
+        """Whose attacks ran, and which version of them."""
+        return f"{self.engine} {self.engine_version}".strip()
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Stand-alone robust accuracy under one attack and its mean cost per example attacked."""
+    """Stand-alone robust accuracy under one attack and its mean cost per example attacked.
+
+    `stages` holds, of a composite attack, the accuracy left after each of its attacks, in order.
+    """
 
     accuracy: Accuracy
     forwards: float
     backwards: float
+    stages: tuple[tuple[str, Accuracy], ...]
 
 
 @dataclass(frozen=True)
@@ -81,11 +91,31 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """What happened to each example: one bit per example (`np.packbits` order).
+
+    Args:
+        clean: set when the clean example is classified correctly.
+        attacks: by attack: and when this attack alone does not break it.
+        robust: and when no attack of the protocol breaks it.
+        labels: one label per example, little-endian uint16; None when the file stores none.
+    """
+
+    clean: bytes
+    attacks: Mapping[str, bytes]
+    robust: bytes
+    labels: bytes | None
+
+
+@dataclass(frozen=True)
 class Result:
     """One evaluation of one model under one protocol, checked against itself.
 
-    `robust_bits` holds one bit per example (`np.packbits` order), set when the example is correct
-    when clean and broken by no attack; None when the file stores no outcomes.
+    Args:
+        outcomes: per example; None when the file stores none.
+        settings: what fixed the bits of the run (batch size, threads, ...); empty when not stored.
+        checks: of every check that could have raised a flag, as stored; empty when not stored.
+        file_hash: of the file's bytes.
     """
 
     name: str
@@ -102,11 +132,19 @@ class Result:
     clean_accuracy: Accuracy
     robust_accuracy: Accuracy
     attacks: Mapping[str, AttackResult]
-    robust_bits: bytes | None
+    outcomes: Outcomes | None
     flags: tuple[Flag, ...]
     status: str
     environment: Mapping[str, object]
     git_commit: str
+    settings: Mapping[str, object]
+    checks: Mapping[str, object]
+    file_hash: str
+
+    @property
+    def robust_bits(self) -> bytes | None:
+        """One bit per example, set when it withstands every attack; None without outcomes."""
+        return None if self.outcomes is None else self.outcomes.robust
 
     @property
     def verified(self) -> bool:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
-
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
-from robustbench_lite.leaderboard.records import Accuracy
-from robustbench_lite.leaderboard.statistics import unpack_outcomes, wilson_interval
+from robustbench_lite.leaderboard.records import Accuracy, Outcomes
+from robustbench_lite.leaderboard.statistics import packed_outcomes, unpack_labels, wilson_interval
 
 TOLERANCE = 1e-9
 ENCODING = "packbits-base64"
@@ -47,6 +44,8 @@ def read_accuracy(fields: Fields, n_examples: int) -> Accuracy:
 def _is_interval(stored: object, wilson: tuple[float, float]) -> bool:
     if not isinstance(stored, list) or len(stored) != 2:
         return False
+    if type(stored[0]) is type(stored[1]) is float and tuple(stored) == wilson:
+        return True
     return all(
         isinstance(bound, int | float)
         and not isinstance(bound, bool)
@@ -71,10 +70,44 @@ def check_eps(fields: Fields) -> float:
     return exact
 
 
+def check_stages(
+    fields: Fields, clean: Accuracy, attack: Accuracy
+) -> tuple[tuple[str, Accuracy], ...]:
+    """What is left after each stage of a composite attack, which can only fall.
+
+    Args:
+        fields: the stored attack; `stages`, an object of accuracies, is optional.
+        clean: what the first stage started from.
+        attack: what the whole attack left.
+
+    Returns:
+        Names and accuracies in order; empty when nothing is stored.
+
+    Raises:
+        ResultError: when a stage leaves more than was there, or less than the whole attack.
+    """
+    if fields.data.get("stages") is None:
+        return ()
+    stored = fields.child("stages")
+    stages: list[tuple[str, Accuracy]] = []
+    standing = clean.correct
+    for name in stored.data:
+        stage = stored.child(name)
+        accuracy = read_accuracy(stage, clean.n)
+        if not attack.correct <= accuracy.correct <= standing:
+            raise stage.refuse(
+                "correct", f"{attack.correct} to {standing}, what the attack and the stage before "
+                "it left"
+            )  # fmt: skip
+        standing = accuracy.correct
+        stages.append((name, accuracy))
+    return tuple(stages)
+
+
 def check_outcomes(
     fields: Fields, clean: Accuracy, robust: Accuracy, attacks: Mapping[str, Accuracy]
-) -> bytes | None:
-    """The packed robust outcomes of a result, after checking every count against its bits.
+) -> Outcomes | None:
+    """The packed outcomes of a result, after checking every count against its bits.
 
     Args:
         fields: the whole result.
@@ -83,8 +116,7 @@ def check_outcomes(
         attacks: stand-alone accuracy of each attack of the protocol.
 
     Returns:
-        One bit per example, set when correct when clean and broken by no attack; None when the
-        result stores no outcomes.
+        The outcomes; None when the result stores none.
 
     Raises:
         ResultError: when a count and its bits, or two counts, cannot both be right.
@@ -94,23 +126,26 @@ def check_outcomes(
         return None
     stored = fields.child("outcomes")
     stored.choice("encoding", (ENCODING,))
-    clean_bits = _bits(stored, "clean", clean)
+    # One integer per row of bits: and-ing and counting thousands of them takes microseconds.
+    clean_bytes, clean_bits = _bits(stored, "clean", clean)
     union = clean_bits
     by_attack = stored.child("attacks")
+    packed = {}
     for name, accuracy in attacks.items():
-        bits = _bits(by_attack, name, accuracy)
-        if (bits & ~clean_bits).any():
+        packed[name], bits = _bits(by_attack, name, accuracy)
+        if bits & ~clean_bits:
             raise ResultError(
                 f"{fields.source}: {shown(by_attack.path(name))} calls examples robust that are "
                 "wrong when clean; an outcome is 1 only when the example is correct and not broken"
             )
-        union = union & bits
-    if int(union.sum()) != robust.correct:
+        union &= bits
+    if union.bit_count() != robust.correct:
         raise ResultError(
             f"{fields.source}: 'robust_accuracy.correct' is {robust.correct}; need "
-            f"{int(union.sum())}, the examples that no attack breaks in 'outcomes'"
+            f"{union.bit_count()}, the examples that no attack breaks in 'outcomes'"
         )
-    return np.packbits(union).tobytes()
+    robust_bytes = union.to_bytes(len(clean_bytes), "big")
+    return Outcomes(clean_bytes, packed, robust_bytes, _labels(stored, clean.n))
 
 
 def _check_order(
@@ -133,17 +168,28 @@ def _check_order(
         )
 
 
-def _bits(fields: Fields, name: str, accuracy: Accuracy) -> NDArray[np.bool_]:
-    """Unpacked outcomes that add up to the stored count."""
+def _bits(fields: Fields, name: str, accuracy: Accuracy) -> tuple[bytes, int]:
+    """Packed outcomes that add up to the stored count, also as one integer."""
+    text = fields.text(name)
     try:
-        bits = unpack_outcomes(fields.text(name), accuracy.n)
-    except ResultError:
-        raise
+        packed = packed_outcomes(text, accuracy.n)
     except ValueError as error:
         raise ResultError(f"{fields.source}: {shown(fields.path(name))}: {error}") from error
-    if int(bits.sum()) != accuracy.correct:
+    bits = int.from_bytes(packed, "big")
+    if bits.bit_count() != accuracy.correct:
         raise ResultError(
-            f"{fields.source}: {shown(fields.path(name))} holds {int(bits.sum())} ones; need "
+            f"{fields.source}: {shown(fields.path(name))} holds {bits.bit_count()} ones; need "
             f"{accuracy.correct}, the stored count"
         )
-    return bits
+    return packed, bits
+
+
+def _labels(fields: Fields, n: int) -> bytes | None:
+    """Stored labels as little-endian uint16."""
+    if fields.data.get("labels") is None:
+        return None
+    text = fields.text("labels")
+    try:
+        return unpack_labels(text, n).tobytes()
+    except ValueError as error:
+        raise ResultError(f"{fields.source}: {shown(fields.path('labels'))}: {error}") from error

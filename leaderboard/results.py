@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
 from robustbench_lite.leaderboard.records import (
+    Accuracy,
     AttackResult,
     AttackSpec,
     DatasetInfo,
@@ -22,6 +24,7 @@ from robustbench_lite.leaderboard.records import (
 from robustbench_lite.leaderboard.result_checks import (
     check_eps,
     check_outcomes,
+    check_stages,
     read_accuracy,
 )
 
@@ -30,6 +33,9 @@ __all__ = ["FILE_NAME", "SCHEMA_VERSION", "Result", "find_results", "load_result
 SCHEMA_VERSION = 1
 FILE_NAME = "result.json"
 MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
+MOST_PROTOCOLS = 1000  # kept in memory once read
+
+_protocols: dict[str, ProtocolInfo] = {}
 
 
 def find_results(paths: Iterable[str | Path]) -> list[Path]:
@@ -40,29 +46,36 @@ def find_results(paths: Iterable[str | Path]) -> list[Path]:
             are not followed).
 
     Returns:
-        The files, sorted, each once.
+        The files, sorted by name, each once.
 
     Raises:
         ResultError: for a path that does not exist or a folder that cannot be read.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, str] = {}  # what a name leads to -> the first of its names
     for path in map(Path, paths):
-        if not path.exists():
+        if path.is_file():
+            pairs = [(os.path.realpath(path), str(path))]
+        elif path.is_dir():
+            pairs = list(_files_below(str(path)))
+        else:
             raise ResultError(f"{path}: not found; give a result file or a folder of results")
-        for file in [path] if path.is_file() else _files_below(path):
-            found.setdefault(file.resolve(), file)
-    return sorted(found.values())
+        for real, name in pairs:
+            found[real] = min(name, found.get(real, name))
+    return [Path(name) for name in sorted(found.values())]
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: str) -> Iterator[tuple[str, str]]:
+    """Real paths and names; a link in the way is looked up only where there is one."""
+
     def refuse(error: OSError) -> NoReturn:
         raise ResultError(f"{error.filename}: cannot be read: {error.strerror}")
 
-    return [
-        Path(parent, FILE_NAME)
-        for parent, _, files in os.walk(folder, onerror=refuse)
-        if FILE_NAME in files
-    ]
+    root = os.path.realpath(folder)
+    for parent, _, files in os.walk(folder, onerror=refuse):
+        if FILE_NAME in files:
+            name = os.path.join(parent, FILE_NAME)
+            real = os.path.join(root, os.path.relpath(name, folder))
+            yield os.path.realpath(name) if os.path.islink(name) else os.path.normpath(real), name
 
 
 def load_result(path: str | Path) -> Result:
@@ -80,12 +93,29 @@ def load_result(path: str | Path) -> Result:
     Raises:
         ResultError: in one line, naming the file and the key.
     """
-    file = Path(path)
-    file = file / FILE_NAME if file.is_dir() else file
-    return _result(Fields(_parse(file), str(file)))
+    file = str(path)
+    try:
+        content = _read(file)
+    except IsADirectoryError:
+        file = os.path.join(file, FILE_NAME)
+        content = _read(file)
+    digest = hashlib.sha256(content).hexdigest()
+    return _result(Fields(_parse(file, content), file), f"sha256:{digest}")
 
 
-def _parse(file: Path) -> object:
+def _read(file: str) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        raise ResultError(f"{file}: not found; need a result.json or its folder") from None
+    except IsADirectoryError:
+        raise
+    except OSError as error:
+        raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _parse(file: str, content: bytes) -> object:
     """The JSON value of a file; NaN, Infinity, 1e999 and lone surrogates are refused."""
 
     def number(text: str) -> float:
@@ -98,14 +128,10 @@ def _parse(file: Path) -> object:
         raise ResultError(f"{file}: holds {shown(text)}, which is no finite number")
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
         data: object = json.loads(text, parse_constant=refuse_constant, parse_float=number)
         if "\\ud" in text.lower():
             json.dumps(data, ensure_ascii=False).encode()
-    except FileNotFoundError:
-        raise ResultError(f"{file}: not found; need a result.json or its folder") from None
-    except OSError as error:
-        raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ResultError(f"{file}: not JSON: not valid Unicode ({error.reason})") from error
     except json.JSONDecodeError as error:
@@ -119,7 +145,7 @@ def _parse(file: Path) -> object:
     return data
 
 
-def _result(fields: Fields) -> Result:
+def _result(fields: Fields, file_hash: str) -> Result:
     _check_schema(fields)
     n = fields.integer("n_examples", 1, MOST_EXAMPLES)
     examples = fields.child("examples")
@@ -128,7 +154,7 @@ def _result(fields: Fields) -> Result:
     protocol = _protocol(fields.child("protocol"))
     clean = read_accuracy(fields.child("clean_accuracy"), n)
     robust = read_accuracy(fields.child("robust_accuracy"), n)
-    attacks = _attacks(fields, protocol, n)
+    attacks = _attacks(fields, protocol, clean)
     by_attack = {name: attack.accuracy for name, attack in attacks.items()}
     flags = tuple(_flag(flag) for flag in fields.children("flags"))
     return Result(
@@ -146,11 +172,14 @@ def _result(fields: Fields) -> Result:
         clean_accuracy=clean,
         robust_accuracy=robust,
         attacks=attacks,
-        robust_bits=check_outcomes(fields, clean, robust, by_attack),
+        outcomes=check_outcomes(fields, clean, robust, by_attack),
         flags=flags,
         status=_status(fields, flags),
         environment=fields.child("environment").data,
         git_commit=fields.optional_text("git_commit"),
+        settings=fields.optional_child("settings").data,
+        checks=fields.optional_child("checks").data,
+        file_hash=file_hash,
     )
 
 
@@ -183,6 +212,18 @@ def _model(fields: Fields) -> ModelInfo:
 
 
 def _protocol(fields: Fields) -> ProtocolInfo:
+    """The protocol of a result; the thousands of one leaderboard have few different ones."""
+    text = repr(fields.data)  # unlike equality, it tells 1 from 1.0 and from true
+    known = _protocols.get(text)
+    if known is None:
+        known = _read_protocol(fields)
+        if len(_protocols) >= MOST_PROTOCOLS:
+            _protocols.clear()
+        _protocols[text] = known
+    return known
+
+
+def _read_protocol(fields: Fields) -> ProtocolInfo:
     attacks = tuple(_attack_spec(attack) for attack in fields.children("attacks"))
     names = [attack.name for attack in attacks]
     if len(set(names)) < len(names) or not names:
@@ -195,12 +236,14 @@ def _protocol(fields: Fields) -> ProtocolInfo:
         eps=fields.text("eps"),
         eps_value=check_eps(fields),
         engine=fields.text("engine"),
+        engine_version=fields.optional_text("engine_version"),
         hash=fields.text("hash"),
         attacks=attacks,
     )
-    expected = f"{protocol.name}@{protocol.eps}.v{protocol.version}"
+    suffix = "" if protocol.engine == "ours" else f".{protocol.engine}"
+    expected = f"{protocol.name}@{protocol.eps}.v{protocol.version}{suffix}"
     if protocol.id != expected:
-        raise fields.refuse("id", f"{shown(expected)}, from its name, eps and version")
+        raise fields.refuse("id", f"{shown(expected)}, from its name, eps, version and engine")
     return protocol
 
 
@@ -213,7 +256,7 @@ def _attack_spec(fields: Fields) -> AttackSpec:
     return AttackSpec(fields.text("name"), fields.text("title"), parameters)
 
 
-def _attacks(fields: Fields, protocol: ProtocolInfo, n: int) -> dict[str, AttackResult]:
+def _attacks(fields: Fields, protocol: ProtocolInfo, clean: Accuracy) -> dict[str, AttackResult]:
     """Results per attack, in protocol order; exactly the attacks of the protocol."""
     stored = fields.child("attacks")
     names = [attack.name for attack in protocol.attacks]
@@ -226,10 +269,12 @@ def _attacks(fields: Fields, protocol: ProtocolInfo, n: int) -> dict[str, Attack
     attacks = {}
     for name in names:
         attack = stored.child(name)
+        accuracy = read_accuracy(attack, clean.n)
         attacks[name] = AttackResult(
-            accuracy=read_accuracy(attack, n),
+            accuracy=accuracy,
             forwards=attack.cost("forwards"),
             backwards=attack.cost("backwards"),
+            stages=check_stages(attack, clean, accuracy),
         )
     return attacks
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite.leaderboard.ranking import RankedResult, RankGroup, rank_results
+from robustbench_lite.leaderboard.ranking import UNRANKED, RankedResult, RankGroup, rank_results
 from robustbench_lite.leaderboard.records import Result
+from robustbench_lite.leaderboard.reported import STATUS, ReportedRow, group_reported
+from robustbench_lite.leaderboard.statistics import outcome_array
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -20,7 +24,10 @@ AFTER_ATTACKS = (
     "interval_lo",
     "interval_hi",
     "n",
+    "worst_class",
+    "worst_class_label",
     "protocol_id",
+    "engine",
     "status",
     "flags",
     "extra_data",
@@ -36,11 +43,13 @@ AFTER_ATTACKS = (
     "canonical",
     "protocol_hash",
     "model_hash",
+    "source",
 )
+UNSTATED = ("canonical", "worst_class_label")  # where None says something
 FIXED_COLUMNS = (*BEFORE_ATTACKS, *AFTER_ATTACKS)
 
 
-def build_table(results: Iterable[Result]) -> pd.DataFrame:
+def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ()) -> pd.DataFrame:
     """The leaderboard as data: fractions, never percent.
 
     Rows are grouped, sorted and ranked by `rank_results`; results of the same model, protocol,
@@ -48,28 +57,33 @@ def build_table(results: Iterable[Result]) -> pd.DataFrame:
 
     Args:
         results: in any order.
+        reported: published rows, which come after the measured ones, without a rank.
 
     Returns:
         One row per result with the columns `BEFORE_ATTACKS`, one column per attack title (stand-
         alone robust accuracy, NaN where a protocol lacks the attack), and `AFTER_ATTACKS`.
         `worst_case` is the robust accuracy, with `interval_lo` and `interval_hi` its 95% Wilson
-        bounds; `cost` is forward plus backward passes per example attacked; `flags` are names
-        joined by commas.
+        bounds; `worst_class` the lowest robust accuracy of a class and `worst_class_label` which
+        (NaN and None where the result stores no labels); `cost` is forward plus backward passes
+        per example attacked; `flags` are names joined by commas. Of reported rows `status` is
+        `reported`, `flags` says which numbers are not verified, `source` is the paper; what a
+        paper does not state is NaN, None or empty.
     """
     import pandas as pd
 
     groups = rank_results(results)
-    rows = [row for group in groups for row in group.rows]
+    printed = [row for rows in group_reported(reported).values() for row in rows]
+    records = [_record(row) for group in groups for row in group.rows]
+    records += [_reported_record(row) for row in printed]
     columns: dict[str, object] = {name: [] for name in BEFORE_ATTACKS}
-    columns.update(_attack_columns(groups, len(rows)))
+    columns.update(_attack_columns(groups, printed, len(records)))
     columns.update({name: [] for name in AFTER_ATTACKS})
-    records = [_record(row) for row in rows]
     for name in FIXED_COLUMNS:
-        columns[name] = [record[name] for record in records]
-    table = pd.DataFrame(columns)
-    # None (canonical unknown) has to survive next to True and False.
-    table["canonical"] = pd.Series([record["canonical"] for record in records], dtype=object)
-    return table
+        values = [record[name] for record in records]
+        # None (unknown) has to survive next to True, False and integers.
+        kind = object if name in UNSTATED or any(value is None for value in values) else None
+        columns[name] = pd.Series(values, dtype=kind)
+    return pd.DataFrame(columns)
 
 
 def attack_columns(table: pd.DataFrame) -> list[str]:
@@ -77,7 +91,9 @@ def attack_columns(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.columns if name not in FIXED_COLUMNS]
 
 
-def _attack_columns(groups: list[RankGroup], n_rows: int) -> dict[str, NDArray[np.float64]]:
+def _attack_columns(
+    groups: list[RankGroup], printed: list[ReportedRow], n_rows: int
+) -> dict[str, NDArray[np.float64]]:
     columns: dict[str, NDArray[np.float64]] = {}
     start = 0
     for group in groups:
@@ -87,12 +103,39 @@ def _attack_columns(groups: list[RankGroup], n_rows: int) -> dict[str, NDArray[n
                 row.result.attacks[name].accuracy.value for row in group.rows
             ]
         start += len(group.rows)
+    for i, row in enumerate(printed, start=start):
+        for heading, value in row.attacks.items():
+            title = heading if heading not in FIXED_COLUMNS else f"{heading} (reported)"
+            columns.setdefault(title, np.full(n_rows, np.nan))[i] = value
     return columns
+
+
+def worst_class(result: Result) -> tuple[int, float] | None:
+    """The class of lowest robust accuracy and that accuracy.
+
+    Of equal ones the smallest label; None where the result stores no labels.
+    """
+    if result.outcomes is None or result.outcomes.labels is None:
+        return None
+    labels, images = _class_sizes(result.outcomes.labels)
+    robust = outcome_array(result.outcomes.robust, result.n_examples)
+    standing = np.bincount(labels[robust], minlength=len(images))
+    shares = np.where(images > 0, standing / np.maximum(images, 1), np.inf)
+    label = int(np.argmin(shares))
+    return label, float(shares[label])
+
+
+@lru_cache(maxsize=64)
+def _class_sizes(packed: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Labels, and how many examples each has; results of one data set share them."""
+    labels = np.frombuffer(packed, dtype="<u2").astype(np.intp)
+    return labels, np.bincount(labels)
 
 
 def _record(row: RankedResult) -> dict[str, object]:
     result, protocol = row.result, row.result.protocol
     low, high = result.robust_accuracy.interval
+    worst = worst_class(result)
     return {
         "rank": row.rank,
         "name": result.name,
@@ -104,7 +147,10 @@ def _record(row: RankedResult) -> dict[str, object]:
         "interval_lo": low,
         "interval_hi": high,
         "n": result.n_examples,
+        "worst_class": math.nan if worst is None else worst[1],
+        "worst_class_label": None if worst is None else worst[0],
         "protocol_id": protocol.id,
+        "engine": protocol.engine_text,
         "status": result.status,
         "flags": ", ".join(flag.name for flag in result.flags),
         "extra_data": result.extra_data,
@@ -120,4 +166,33 @@ def _record(row: RankedResult) -> dict[str, object]:
         "canonical": result.dataset.canonical,
         "protocol_hash": protocol.hash,
         "model_hash": result.model.hash,
+        "source": "",
+    }
+
+
+def _reported_record(row: ReportedRow) -> dict[str, object]:
+    key = row.key
+    empty = dict.fromkeys(("engine", "dataset_hash", "protocol_hash", "model_hash"), "")
+    unknown = dict.fromkeys(
+        ("params", "n", "first_example", "seed", "extra_data", "canonical", "worst_class_label")
+    )
+    numbers = ("worst_case", "interval_lo", "interval_hi", "worst_class", "cost")
+    return {
+        **empty,
+        **unknown,
+        **dict.fromkeys(numbers, math.nan),
+        "rank": UNRANKED,
+        "name": row.name,
+        "defense": row.method,
+        "architecture": row.model,
+        "clean": math.nan if row.clean is None else row.clean,
+        "protocol_id": key.protocol_id,
+        "status": STATUS,
+        "flags": row.marks,
+        "dataset": key.dataset,
+        "split": key.split,
+        "norm": key.norm,
+        "eps": key.eps,
+        "eps_value": key.eps_value if key.eps else math.nan,
+        "source": row.paper,
     }

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from robustbench_lite.leaderboard.columns import (
     CAPTION,
     NOTHING,
+    Column,
     Row,
     Section,
     columns_for,
+    is_reported,
     notes_for,
     status_text,
 )
-from robustbench_lite.leaderboard.display import plain, shortened
+from robustbench_lite.leaderboard.display import cells, padded, plain, shortened
 
 WIDTH = 100
 NAME_WIDTH = 28
@@ -28,48 +29,42 @@ def render_terminal(sections: Sequence[Section]) -> str:
 
 
 def _terminal_table(section: Section) -> str:
-    columns = [column for column in columns_for(section) if column.heading != "Status"]
-    while True:
-        grid = [[shortened(plain(column.heading), NAME_WIDTH) for column in columns]]
-        grid += [
-            [shortened(plain(column.cell(row)), NAME_WIDTH) for column in columns]
-            for row in section.rows
-        ]
-        widths = [max(map(_cells, cells)) for cells in zip(*grid, strict=True)]
-        optional = [column for column in columns if column.dropped]
-        if sum(widths) + 2 * (len(widths) - 1) <= WIDTH or not optional:
-            break
-        columns.remove(min(optional, key=lambda column: column.dropped))
+    columns = columns_for(section)
+    if not is_reported(section):
+        columns = [column for column in columns if column.heading != "Status"]
+    texts = {
+        column: [_shown(text) for text in (column.heading, *map(column.cell, section.rows))]
+        for column in columns
+    }
+    widths = {column: max(map(cells, column_texts)) for column, column_texts in texts.items()}
+    for column in sorted(columns, key=lambda column: column.dropped):
+        if column.dropped and _total(widths) > WIDTH:
+            del texts[column], widths[column]
     lines = [
         "  ".join(
-            _padded(text, width, column.right)
-            for text, width, column in zip(texts, widths, columns, strict=True)
+            padded(text, widths[column], right=column.right)
+            for text, column in zip(row_texts, texts, strict=True)
         ).rstrip()
-        for texts in grid
+        for row_texts in zip(*texts.values(), strict=True)
     ]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    rule = "─" * _total(widths)
     flagged = [
         shortened(f"  {_name(row)}: {plain(status_text(row))}", WIDTH)
         for row in section.rows
-        if row["status"] != "verified"
+        if row["status"] != "verified" and not is_reported(section)
     ]
     body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes_for(section), *flagged]
     return "\n".join(body) + "\n"
 
 
 def _name(row: Row) -> str:
-    return shortened(plain(str(row["name"])), NAME_WIDTH)
+    return _shown(str(row["name"]))
 
 
-def _cells(text: str) -> int:
-    """Terminal cells a text takes: wide characters two, combining ones none."""
-    return sum(
-        2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-        if not unicodedata.combining(character)
-    )
+def _shown(text: str) -> str:
+    return shortened(plain(text), NAME_WIDTH)
 
 
-def _padded(text: str, width: int, right: bool) -> str:
-    space = " " * (width - _cells(text))
-    return space + text if right else text + space
+def _total(widths: Mapping[Column, int]) -> int:
+    """Width of a table: its columns with two spaces between them."""
+    return sum(widths.values()) + 2 * (len(widths) - 1)

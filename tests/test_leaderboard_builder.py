@@ -102,7 +102,8 @@ def protocol(attacks: list[str], **changes: Any) -> dict[str, Any]:
         "norm": "Linf",
         "eps": "0.1",
         "eps_value": 0.1,
-        "engine": "reference",
+        "engine": "ours",
+        "engine_version": "1",
         "hash": "sha256:protocol",
         "attacks": [
             {"name": name, "title": TITLES.get(name, name), "attack": "pgd", "steps": 20}

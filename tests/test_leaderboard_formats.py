@@ -34,12 +34,14 @@ MARKDOWN = r"""### digits test · Linf eps=0.1 · linf_standard@0.1.v1 · n=40
 
 No rank: unverified.
 
+Engine: ours 1.
+
 Accuracies in percent, with 95% Wilson intervals. Worst case: correct and broken by no attack. Cost: forward plus backward passes per example attacked.
 """  # noqa: E501
 
 LATEX = r"""\begin{table}
 \centering
-\caption{digits test $\cdot$ Linf eps=0.1 $\cdot$ linf\_standard@0.1.v1 $\cdot$ n=40. Accuracies in percent, with 95\% Wilson intervals. Worst case: correct and broken by no attack. Cost: forward plus backward passes per example attacked. No rank: unverified.}
+\caption{digits test $\cdot$ Linf eps=0.1 $\cdot$ linf\_standard@0.1.v1 $\cdot$ n=40. Accuracies in percent, with 95\% Wilson intervals. Worst case: correct and broken by no attack. Cost: forward plus backward passes per example attacked. No rank: unverified. Engine: ours 1.}
 \begin{tabular}{llllrlrrrrrl}
 \toprule
 Rank & Name & Defense & Architecture & Params & Extra data & Clean & PGD-20 & Worst case & 95\% interval & Cost & Status \\
@@ -67,16 +69,17 @@ def test_csv_is_as_agreed(tmp_path: Path) -> None:
     assert rest == []
     assert header == (
         "rank,name,defense,architecture,params,clean,PGD-20,worst_case,interval_lo,interval_hi,n,"
-        "protocol_id,status,flags,extra_data,cost,dataset,split,norm,eps,eps_value,first_example,"
-        "seed,dataset_hash,canonical,protocol_hash,model_hash"
+        "worst_class,worst_class_label,protocol_id,engine,status,flags,extra_data,cost,dataset,split,norm,eps,eps_value,"
+        "first_example,seed,dataset_hash,canonical,protocol_hash,model_hash,source"
     )
     cells = next(csv.reader([row]))
     assert [float(cells[8]), float(cells[9])] == pytest.approx([low, high], abs=1e-12)
     assert len(cells[8]) > 12
     cells[8:10] = []
     assert "|".join(cells) == (
-        "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|linf_standard@0.1.v1|verified||False|40.5|"
-        "digits|test|Linf|0.1|0.1|0|0|sha256:data|True|sha256:protocol|sha256:model of a,b"
+        "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|||linf_standard@0.1.v1|ours 1|verified||"
+        "False|40.5|digits|test|Linf|0.1|0.1|0|0|sha256:data|True|sha256:protocol|"
+        "sha256:model of a,b|"
     )
 
 

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+import shlex
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_leaderboard_builder import HOSTILE, demo, flagged, simple, store
+from test_leaderboard_builder import HOSTILE, accuracy_of, demo, first, flagged, simple, store
 
 from robustbench_lite.leaderboard import load_result, render_page, write_page
 from robustbench_lite.leaderboard.interval_bars import Axis
 from robustbench_lite.leaderboard.records import Result
+from robustbench_lite.leaderboard.reproduce_command import reproduce_command
 
-VOID = {"meta", "line", "rect"}
+DATA = {"name": "digits", "split": "test", "hash": "sha256:data", "canonical": None}
+VOID = {"meta", "line", "circle", "input"}
 
 
 class Page(HTMLParser):
@@ -69,20 +74,88 @@ def hostile() -> list[dict[str, Any]]:
     return rows
 
 
+def words(page: Page) -> str:
+    """All text of a page with single spaces."""
+    return " ".join(" ".join(page.texts).split())
+
+
 def test_page_shows_every_row_and_number(tmp_path: Path) -> None:
     page = Page(render_page(load_all(tmp_path, demo()), title="Demo"))
     for text in ("digits_pgd_at", "89.00", "[85.0, 92.1]", "linf_standard@0.1.v1", "verified"):
         assert text in page.texts
-    assert page.count("svg") == 3 + 1
-    assert page.count("script") == 0
-    assert {"Protocol", "PGD-20", "AutoAttack", "test"} <= set(page.texts)
+    bars = [attrs for tag, attrs in page.tags if tag == "svg" and attrs["class"] == "bar"]
+    assert len(bars) == 3
+    assert {"Protocol", "PGD-20", "AutoAttack", "test, n=300", "canonical"} <= set(page.texts)
+
+
+def test_each_row_has_a_panel_with_all_that_is_known(tmp_path: Path) -> None:
+    data = simple(
+        "x", 30,
+        settings={"batch_size": 7, "chunk_size": 500, "threads": 2, "evidence": "int8"},
+        checks={"batch_dependent": 1.25e-7, "zero_gradients": {"value": 0.5, "points": 64}},
+        environment={"versions": {"torch": "9.9.9"}, "device_name": "some device"},
+    )  # fmt: skip
+    data["attacks"]["pgd20_ce"]["stages"] = {
+        "apgd_ce": accuracy_of(first(35, 40)),
+        "square": accuracy_of(first(30, 40)),
+    }
+    (result,) = load_all(tmp_path, [data])
+    text = words(Page(render_page([result], title="Demo")))
+    for part in (
+        "PGD-20 pgd20_ce attack pgd · steps 20 75.00 [59.8, 85.8] 30 of 40 20 20",
+        "after apgd_ce 87.50 [73.9, 94.5] 35 of 40 after square 75.00",
+        "Worst case 75.00",
+        "Weights sha256:model of x",
+        "Epoch chosen by best validation robust accuracy",
+        "Engine ours 1",
+        "Content sha256:protocol",
+        "Content sha256:data",
+        "Seed 0 Batch size 7 Chunk size 500",
+        "Versions torch 9.9.9 Device name some device Commit 0123456789abcdef",
+        f"Result file {result.file_hash}",
+        "Batch dependent 1.25e-07 Zero gradients 0.5, on 64",
+    ):
+        assert part in text
+
+
+def test_the_command_of_a_row_names_all_that_fixes_its_numbers(tmp_path: Path) -> None:
+    plan = {
+        **simple("x", 30)["protocol"],
+        "engine": "reference",
+        "engine_version": "pyautoattack 1",
+    }
+    plan["id"] += ".reference"
+    settings = {"batch_size": 7, "device": "cpu", "precision": "mixed", "evidence": "none"}
+    contents = [
+        simple("a", 30),
+        simple("b", 29, protocol=plan, settings=settings, seed=5),
+        simple("c", 28, model={"kind": "factory", "hash": "sha256:c", "selection": ""}),
+        simple("d", 27, examples={"first": 9, "count": 40}),
+        simple("e", 26, dataset={**DATA, "name": "a b'; rm -rf ~", "split": "train"}),
+    ]  # fmt: skip
+    results = load_all(tmp_path, contents)
+    start = "rbl evaluate CHECKPOINT --protocol linf_standard --eps 0.1"
+    commands = [" ".join(reproduce_command(result)) for result in results]
+    assert commands[0] == f"{start} --dataset digits --n 40 --seed 0"
+    assert commands[1] == (
+        f"{start} --engine reference --dataset digits --n 40 --seed 5 --batch-size 7 "
+        "--precision mixed --device cpu"
+    )
+    assert commands[2].startswith("rbl evaluate --model FACTORY --allow-code --protocol")
+    assert commands[3] == ""
+    parts = shlex.split(commands[4])
+    assert parts[parts.index("--dataset") + 1] == "a b'; rm -rf ~"
+    assert parts[parts.index("--split") + 1] == "train"
+    page = Page(render_page(results, title="Demo"))
+    assert commands[1] in words(page)
+    assert "no command evaluates them" in words(page)
 
 
 def test_page_has_one_table_and_one_link_per_group(tmp_path: Path) -> None:
     contents = [*demo(), simple("x", 30), simple("y", 30, examples={"first": 9, "count": 40})]
     page = Page(render_page(load_all(tmp_path, contents), title="Demo"))
     tables = [attrs for tag, attrs in page.tags if tag == "table" and attrs["class"] == "ranking"]
-    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"][:3]
     ids = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
     assert len(tables) == len(ids) == 3
     assert links == [f"#{name}" for name in ids]
@@ -91,21 +164,25 @@ def test_page_has_one_table_and_one_link_per_group(tmp_path: Path) -> None:
 def test_page_has_as_many_cells_in_each_row_as_columns(tmp_path: Path) -> None:
     text = render_page(load_all(tmp_path, [*demo(), simple("x", 3, **flagged())]), title="Demo")
     for table in re.findall(r'<table class="ranking".*?</table>', text, re.S):
-        rows = re.findall(r"<tr .*?</tr>", table, re.S)
+        rows = re.findall(r'<tr role="row".*?(?=<tr role="row"|$)', table, re.S)
         widths = [
-            sum(int(n or 1) for n in re.findall(r'<t[hd] [^>]*?(?:colspan="(\d+)")?>', row))
+            sum(
+                int(n or 1)
+                for n in re.findall(r'<t[hd](?=[^>]* role=)[^>]*?(?:colspan="(\d+)")?>', row)
+            )
             for row in rows
         ]
-        assert len(set(widths)) == 1
+        assert len(widths) > 2
+        assert set(widths) == {7 + table.count('data-sort="attack"')}
 
 
 def test_page_shows_flags_with_their_numbers(tmp_path: Path) -> None:
     page = Page(render_page(load_all(tmp_path, [simple("x", 30, **flagged())]), title="Demo"))
-    text = " ".join(" ".join(page.texts).split())
+    text = words(page)
     assert "unverified" in page.texts
     assert "Flag black_box_beats_white_box : Square breaks what PGD does not." in text
     assert "Measured 0.1, threshold 0.05." in text
-    assert "rbl evaluate --protocol adaptive" in page.texts
+    assert "What to do: rbl evaluate --protocol adaptive" in text
 
 
 def test_page_escapes_everything_from_outside(tmp_path: Path) -> None:
@@ -116,7 +193,7 @@ def test_page_escapes_everything_from_outside(tmp_path: Path) -> None:
     page = Page(text)
     assert {tag for tag, _ in page.tags} <= allowed
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     for name in (HOSTILE[0], HOSTILE[1], HOSTILE[6], HOSTILE[7], HOSTILE[8]):
         assert name in page.texts
     assert not any(ch in text for ch in "\x1b\x07\u202e\u2066\u200f")
@@ -125,13 +202,45 @@ def test_page_escapes_everything_from_outside(tmp_path: Path) -> None:
 def test_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
     text = render_page(load_all(tmp_path, [*demo(), *hostile()]), title="Demo")
     for tag, attrs in Page(text).tags:
-        assert tag not in ("link", "script", "img", "iframe", "object", "embed", "form", "base")
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base")
         assert not {"src", "srcset", "data", "action", "background", "style"} & set(attrs)
         assert str(attrs.get("href", "#")).startswith("#")
-    style = text[text.index("<style>") : text.index("</style>")]
+    style, script = (_between(text, f"<{tag}>", f"</{tag}>") for tag in ("style", "script"))
     assert "url(" not in style
     assert "@import" not in style
-    assert "default-src 'none'" in text
+    for way in ("fetch", "XMLHttpRequest", "import(", "http", "innerHTML", "eval"):
+        assert way not in script
+
+
+def test_only_the_page_s_own_style_and_script_may_run(tmp_path: Path) -> None:
+    text = render_page(load_all(tmp_path, demo()), title="Demo")
+    policy = _between(text, 'Policy" content="', '">')
+    style, script = (_hash(_between(text, f"<{tag}>", f"</{tag}>")) for tag in ("style", "script"))
+    assert policy.replace("&#39;", "'") == (
+        f"default-src 'none'; style-src '{style}'; script-src '{script}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _between(text: str, start: str, end: str) -> str:
+    return text.partition(start)[2].partition(end)[0]
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def test_filters_offer_what_the_rows_have(tmp_path: Path) -> None:
+    long = "x" * 500
+    contents = [
+        simple("x", 30, architecture=long), simple("y", 29, **flagged()),
+        simple("z", 28, architecture=""),
+    ]  # fmt: skip
+    page = Page(render_page(load_all(tmp_path, contents), title="Demo"))
+    options = [str(attrs["value"]) for tag, attrs in page.tags if tag == "option"]
+    # One data set and one norm: nothing to choose.
+    assert options[:7] == ["", "small_cnn", long, "", "unverified", "verified", "rank"]
+    assert max(len(text) for text in page.texts if text.startswith("xxxx") and "…" in text) == 48
 
 
 def test_page_is_a_pure_function_of_the_results(tmp_path: Path) -> None:
@@ -193,7 +302,6 @@ def test_axis_ends_at_round_numbers_around_all_intervals(
     left, right = float(axis.ticks[0][0]), float(axis.ticks[-1][0])
     for low, high in intervals:
         bar = axis.bar((low + high) / 2, (low, high))
-        assert left - 0.01 <= float(bar.left)
-        assert float(bar.left) + float(bar.width) <= right + 0.02
-        middle = float(bar.left) + float(bar.width) / 2
-        assert float(bar.point) + 1 == pytest.approx(middle, abs=0.02)
+        assert left - 0.01 <= float(bar.left) < float(bar.right) <= right + 0.01
+        middle = (float(bar.left) + float(bar.right)) / 2
+        assert float(bar.point) == pytest.approx(middle, abs=0.02)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_leaderboard_builder import TITLES, demo, flagged, packed, protocol, simple, store, wilson
+from test_leaderboard_builder import (
+    TITLES,
+    accuracy_of,
+    demo,
+    first,
+    flagged,
+    packed,
+    protocol,
+    simple,
+    store,
+    wilson,
+)
 
 from robustbench_lite.leaderboard import ResultError, find_results, load_result
+from robustbench_lite.leaderboard.statistics import pack_labels
 
 Data = dict[str, Any]
 
@@ -203,6 +216,87 @@ def test_load_refuses_nan_in_an_accuracy(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"value": 0.75', '"value": NaN', 1))
     with pytest.raises(ResultError, match="no finite number"):
         load_result(file)
+
+
+def staged(*left: int) -> Data:
+    """A result that leaves 30 of 40 after stages that leave these."""
+    data = simple("a", 30)
+    stages = {f"stage_{i}": accuracy_of(first(count, 40)) for i, count in enumerate(left)}
+    data["attacks"]["pgd20_ce"]["stages"] = stages
+    return data
+
+
+def test_load_keeps_the_stages_of_an_attack_in_order(tmp_path: Path) -> None:
+    stages = load_result(store(tmp_path, staged(40, 33, 30))).attacks["pgd20_ce"].stages
+    assert [(name, accuracy.correct) for name, accuracy in stages] == [
+        ("stage_0", 40), ("stage_1", 33), ("stage_2", 30)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("left", [(31, 33, 30), (33, 29), (29,)])
+def test_load_refuses_stages_that_rise_or_leave_less_than_the_attack(
+    tmp_path: Path, left: tuple[int, ...]
+) -> None:
+    with pytest.raises(ResultError, match=r"stages\.stage_\d\.correct' is \d\d; need 30 to"):
+        load_result(store(tmp_path, staged(*left)))
+
+
+def test_load_refuses_an_edited_stage(tmp_path: Path) -> None:
+    data = staged(35, 30)
+    data["attacks"]["pgd20_ce"]["stages"]["stage_0"]["value"] = 0.9
+    with pytest.raises(ResultError, match=r"stage_0\.value"):
+        load_result(store(tmp_path, data))
+
+
+def test_load_keeps_outcomes_labels_settings_and_checks(tmp_path: Path) -> None:
+    data = simple("a", 30, settings={"threads": 1}, checks={"randomised": {"value": 0.0}})
+    labels = np.arange(40) % 10
+    data["outcomes"]["labels"] = pack_labels(labels)
+    result = load_result(store(tmp_path, data))
+    assert result.outcomes is not None
+    assert result.outcomes.labels == labels.astype("<u2").tobytes()
+    assert result.outcomes.clean == np.packbits(first(40, 40)).tobytes()
+    assert result.outcomes.attacks == {"pgd20_ce": np.packbits(first(30, 40)).tobytes()}
+    assert result.outcomes.robust == result.robust_bits
+    assert (result.settings, result.checks) == ({"threads": 1}, {"randomised": {"value": 0.0}})
+
+
+@pytest.mark.parametrize("labels", ["*", "gA==", 3, ""])
+def test_load_refuses_labels_that_are_not_those_of_the_examples(
+    tmp_path: Path, labels: object
+) -> None:
+    data = simple("a", 30)
+    data["outcomes"]["labels"] = labels
+    with pytest.raises(ResultError, match=r"outcomes\.labels"):
+        load_result(store(tmp_path, data))
+
+
+def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
+    file = store(tmp_path, simple("a", 30))
+    before = load_result(file).file_hash
+    assert before == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_text(file.read_text() + "\n")
+    assert load_result(file).file_hash != before
+
+
+def test_a_protocol_seen_before_is_checked_again_when_it_only_looks_equal(tmp_path: Path) -> None:
+    load_result(store(tmp_path / "a", simple("a", 30)))
+    for key, value in (("version", True), ("version", 1.0), ("eps_value", "0.1")):
+        data = simple("b", 30)
+        data["protocol"][key] = value
+        with pytest.raises(ResultError, match=f"protocol\\.{key}"):
+            load_result(store(tmp_path / "b", data))
+
+
+def test_find_takes_a_linked_file_once_and_follows_no_linked_folder(tmp_path: Path) -> None:
+    file = store(tmp_path / "a", simple("a", 30))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "result.json").symlink_to(file)
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    assert find_results([tmp_path]) == [file]
+    assert find_results([tmp_path / "c"]) == [tmp_path / "c" / "result.json"]
+    assert find_results([tmp_path / "c", tmp_path, tmp_path / "b" / "result.json"]) == [file]
+    assert find_results([tmp_path / "b" / ".." / "a", file]) == [file]
 
 
 def test_find_is_recursive_sorted_and_free_of_repeats(tmp_path: Path) -> None:

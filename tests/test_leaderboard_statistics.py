@@ -14,7 +14,10 @@ from robustbench_lite.leaderboard.statistics import (
     holm_rejects,
     mcnemar_exact,
     mcnemar_p_values,
+    pack_labels,
     pack_outcomes,
+    packed_outcomes,
+    unpack_labels,
     unpack_outcomes,
     wilson_interval,
 )
@@ -25,6 +28,16 @@ from robustbench_lite.leaderboard.statistics import (
 )
 def test_wilson_interval_is_the_closed_form(correct: int, n: int) -> None:
     assert wilson_interval(correct, n) == pytest.approx(wilson(correct, n), abs=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.9])
+def test_wilson_interval_has_the_bits_of_scipy_s(confidence: float) -> None:
+    from scipy.stats import binomtest
+
+    for n in (1, 7, 300, 10_000):
+        for correct in {0, 1, n // 3, n // 2, n - 1, n}:
+            expected = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+            assert wilson_interval(correct, n, confidence) == (expected.low, expected.high)
 
 
 def test_wilson_interval_widens_with_confidence_and_mirrors() -> None:
@@ -116,3 +129,32 @@ def test_outcomes_put_the_first_example_in_the_highest_bit() -> None:
 def test_outcomes_refuse_damaged_text(text: str, n: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         unpack_outcomes(text, n)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 16, 300])
+def test_packed_outcomes_are_the_bytes_and_refuse_every_stray_bit(n: int) -> None:
+    bits = np.random.default_rng(n).random(n) < 0.5
+    assert packed_outcomes(pack_outcomes(bits), n) == np.packbits(bits).tobytes()
+    for behind in range(n, (n + 7) // 8 * 8):
+        stray = np.zeros((n + 7) // 8 * 8, dtype=bool)
+        stray[behind] = True
+        with pytest.raises(ValueError, match="behind the last"):
+            packed_outcomes(pack_outcomes(stray), n)
+
+
+@given(st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=20))
+def test_labels_come_back_as_they_were_packed(labels: list[int]) -> None:
+    text = pack_labels(labels)
+    assert unpack_labels(text, len(labels)).tolist() == labels
+    width = 1 if max(labels) < 256 else 2
+    assert len(base64.b64decode(text)) == width * len(labels)
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    for labels in ([-1], [2**16]):
+        with pytest.raises(ValueError, match="0 to 65535"):
+            pack_labels(labels)
+    with pytest.raises(ValueError, match="hold 3 bytes; 4 examples need 4 or 8"):
+        unpack_labels(pack_labels([1, 2, 3]), 4)
+    with pytest.raises(ValueError, match="not base64"):
+        unpack_labels("*", 1)

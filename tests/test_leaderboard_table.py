@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from test_leaderboard_builder import content, demo, first, flagged, protocol, simple, store
 
-from robustbench_lite.leaderboard import Result, build_table, load_result
+from robustbench_lite.leaderboard import Result, build_table, load_result, render
 from robustbench_lite.leaderboard.ranking import rank_results
+from robustbench_lite.leaderboard.statistics import pack_labels
 from robustbench_lite.leaderboard.table import AFTER_ATTACKS, BEFORE_ATTACKS, attack_columns
 
 
@@ -149,3 +150,20 @@ def test_attacks_of_other_protocols_are_nan(tmp_path: Path) -> None:
 def test_no_results_make_an_empty_table() -> None:
     assert list(build_table([]).columns) == [*BEFORE_ATTACKS, *AFTER_ATTACKS]
     assert rank_results([]) == []
+
+
+def test_the_worst_class_is_that_of_the_lowest_worst_case(tmp_path: Path) -> None:
+    labels = np.array([3] * 10 + [300] * 10 + [7] * 20)
+    robust = np.array([1] * 9 + [0] + [1] * 6 + [0] * 4 + [1] * 15 + [0] * 5, dtype=bool)
+    data = content("x", first(40, 40), {"pgd20_ce": robust})
+    data["outcomes"]["labels"] = pack_labels(labels)
+    plain = simple("no labels", 3)
+    table = build_table(load_all(tmp_path, [data, plain])).set_index("name")
+    assert table.loc["x", "worst_class_label"] == 300
+    assert table.loc["x", "worst_class"] == 0.6
+    assert table.loc["no labels", "worst_class_label"] is None
+    assert np.isnan(table.loc["no labels", "worst_class"])
+    for format in ("terminal", "markdown"):
+        shown = render(table.reset_index(), format)
+        assert "60.00 (300)" in shown
+        assert "Worst class: the lowest worst case of a class" in shown

@@ -15,13 +15,16 @@ def run(arguments: argparse.Namespace) -> None:
         render,
         render_page,
     )
+    from robustbench_lite.leaderboard.published_files import load_published
+    from robustbench_lite.leaderboard.reported import reported_rows
     from robustbench_lite.storage import write_text
 
+    reported = reported_rows(load_published(name) for name in dict.fromkeys(arguments.reported))
     results = [load_result(path) for path in find_results([Path(p) for p in arguments.results])]
     if arguments.format == "html":
-        text = render_page(results, title="Robustness leaderboard")
+        text = render_page(results, title="Robustness leaderboard", reported=reported)
     else:
-        text = render(build_table(results), arguments.format)
+        text = render(build_table(results, reported), arguments.format)
     if arguments.out:
         write_text(Path(arguments.out), text if text.endswith("\n") else text + "\n")
         print(f"wrote {arguments.out}")

@@ -1,0 +1,20 @@
+"""`rbl compare`: two results, example by example. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the comparison."""
+    from robustbench_lite.leaderboard import load_result
+    from robustbench_lite.leaderboard.comparison import compare
+    from robustbench_lite.leaderboard.comparison_formats import render_comparison
+    from robustbench_lite.leaderboard.per_class import stored_labels
+
+    a, b = load_result(arguments.a), load_result(arguments.b)
+    labels, source = stored_labels(arguments.a, a), a
+    if labels is None:
+        labels, source = stored_labels(arguments.b, b), b
+    comparison = compare(a, b, labels=labels, labels_first=source.first_example)
+    print(render_comparison(comparison, format=arguments.format), end="")

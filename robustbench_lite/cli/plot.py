@@ -1,0 +1,162 @@
+"""`rbl plot`: results and runs as SVG or PNG. Only the gallery needs torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from robustbench_lite.datasets import Split
+    from robustbench_lite.leaderboard.gallery import Exhibit
+    from robustbench_lite.ledger import Ledger
+
+Draw = Callable[[argparse.Namespace], Callable[[], "Figure"]]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draw, and write the file that `--out` names."""
+    from robustbench_lite.leaderboard.plot_files import FORMATS, plot_bytes
+    from robustbench_lite.storage import write_bytes
+
+    out = Path(arguments.out or f"{arguments.kind}.svg")
+    format = out.suffix.removeprefix(".").lower()
+    if format not in FORMATS:
+        raise InputError(f"--out {out} must end in {' or '.join(f'.{one}' for one in FORMATS)}")
+    draw: dict[str, Draw] = {
+        "eps": _eps,
+        "steps": _steps,
+        "training": _training,
+        "classes": _classes,
+        "gallery": _gallery,
+    }
+    write_bytes(out, plot_bytes(draw[arguments.kind](arguments), format))
+    print(f"wrote {out}")
+
+
+def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
+    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard.curves import security_curve
+
+    results = [load_result(path) for path in find_results(arguments.inputs)]
+    return lambda: security_curve(results)
+
+
+def _steps(arguments: argparse.Namespace) -> Callable[[], Figure]:
+    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard.curves import steps_curve
+
+    results = [load_result(path) for path in find_results(arguments.inputs)]
+    return lambda: steps_curve(results)
+
+
+def _training(arguments: argparse.Namespace) -> Callable[[], Figure]:
+    from robustbench_lite.leaderboard.training_curves import load_run, training_curves
+
+    runs = [load_run(folder) for folder in arguments.inputs]
+    return lambda: training_curves(runs)
+
+
+def _classes(arguments: argparse.Namespace) -> Callable[[], Figure]:
+    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard.class_bars import class_bars
+    from robustbench_lite.leaderboard.per_class import load_per_class
+
+    paths = find_results(arguments.inputs)
+    if not paths:
+        raise InputError(f"{', '.join(arguments.inputs)}: no result.json there or below")
+    info = dataset_info(load_result(paths[0]).dataset.name)
+    results = [
+        load_per_class(path, num_classes=info.num_classes, under=range(info.num_classes))
+        for path in paths
+    ]
+    return lambda: class_bars(results, names=info.class_names)
+
+
+def _gallery(arguments: argparse.Namespace) -> Callable[[], Figure]:
+    """The evidence of one attack of one result, beside the clean images of the data set."""
+    from robustbench_lite.datasets import load_split
+    from robustbench_lite.leaderboard import load_result
+    from robustbench_lite.leaderboard.gallery import gallery
+    from robustbench_lite.ledger import Ledger, read_header
+
+    if len(arguments.inputs) != 1:
+        raise InputError("a gallery is of one result: give one folder")
+    if arguments.n < 1:
+        raise InputError(f"--n {arguments.n} must be at least 1")
+    path = Path(arguments.inputs[0])
+    folder = path if path.is_dir() else path.parent
+    result = load_result(path)
+    attack = _attack(arguments.attack, list(result.attacks))
+    data = load_split(
+        result.dataset.name, result.dataset.split, data_dir=arguments.data_dir, progress=True
+    )
+    if data.content_hash != result.dataset.hash:
+        raise InputError(
+            f"{folder} was measured on other pixels than these: its data hash is "
+            f"{result.dataset.hash}, this is {data.content_hash}"
+        )
+    ledger = Ledger(folder, read_header(folder))
+    exhibits = _exhibits(ledger, attack, data, result.protocol.norm.lower(), arguments.n)
+    return lambda: gallery(exhibits, title=f"{result.name} · {result.protocol.id} · {attack}")
+
+
+def _attack(wanted: str | None, names: Sequence[str]) -> str:
+    if wanted is None:
+        return names[-1]  # the strongest comes last in our protocols
+    if wanted not in names:
+        raise InputError(f"--attack {wanted!r}: the result has {', '.join(names)}")
+    return wanted
+
+
+def _exhibits(ledger: Ledger, attack: str, data: Split, norm: str, n: int) -> list[Exhibit]:
+    """The first n examples that the attack breaks."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.evidence import decompress
+    from robustbench_lite.leaderboard.gallery import Exhibit
+
+    names = dataset_info(data.name).class_names
+    exhibits: list[Exhibit] = []
+    chunk = 0
+    while len(exhibits) < n and ledger.has_part(attack, chunk):
+        rows = ledger.read_part(attack, chunk)
+        file = ledger.evidence_path(attack, chunk)
+        clean = data.pixels(torch.tensor(rows["example_id"].to_numpy()))
+        try:
+            stored = load_file(file)
+        except (OSError, SafetensorError):
+            raise InputError(
+                f"{file} cannot be read: the gallery needs the images of an evaluation with "
+                "--evidence float32 or int8"
+            ) from None
+        if "x_adv" in stored:
+            places, images = torch.arange(len(rows)), stored["x_adv"]
+        else:
+            places, images = decompress(stored, clean)
+        for place, image in zip(places.tolist(), images, strict=True):
+            row = rows.iloc[place]
+            if row["broken"] and len(exhibits) < n:
+                exhibits.append(
+                    Exhibit(
+                        example_id=int(row["example_id"]),
+                        clean=clean[place].numpy(),
+                        attacked=image.numpy(),
+                        label=names[int(row["label"])],
+                        prediction=names[int(row["prediction"])],
+                        distance=f"{norm} {row[norm]:.3g}",
+                    )
+                )
+        chunk += 1
+    if not exhibits:
+        raise InputError(f"{ledger.folder}: {attack} broke no example, so there is none to show")
+    return exhibits
