@@ -51,7 +51,7 @@ class Attacked:
         """
         broken = torch.zeros_like(self.y, dtype=torch.bool)
         everything = torch.arange(len(self.x), device=self.x.device)
-        for rows in everything.split(max(1, self.batch_size // network.copies)):
+        for rows in torch.split(everything, max(1, self.batch_size // network.copies)):
             x, y, ids = self.x[rows], self.y[rows], self.ids[rows]
             attack = self._apgd if norm == "L1" else self._pgd
             x_adv = attack(network, x, y, ids, norm=norm, eps=eps, steps=steps)
@@ -259,4 +259,4 @@ class _Smoothed(nn.Module):
         # Inside [0, 1], where the network is defined.
         images = (x[:, None] + self.noise).clamp(0.0, 1.0).flatten(0, 1)
         logits: Tensor = self.model(images)
-        return logits.unflatten(0, (len(x), self.copies)).mean(dim=1)
+        return logits.view(len(x), self.copies, -1).mean(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,7 @@ class _Seen:
 
 
 def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
-    batches = torch.arange(len(x), device=x.device).split(batch_size)
+    batches = torch.split(torch.arange(len(x), device=x.device), batch_size)
     logits, margins, zero, finite = (
         torch.cat(parts)
         for parts in zip(*(_gradients(model, x[rows], y[rows]) for rows in batches), strict=True)
@@ -135,7 +136,7 @@ def _beside_others(model: nn.Module, x: Tensor, *, batch_size: int) -> Tensor:
     strides = -(-len(x) // size)
     order = torch.argsort(torch.arange(len(x), device=x.device) % strides, stable=True)
     images = torch.cat([x, 1.0 - x]) if len(x) == 1 else x[order]
-    logits = torch.cat([model(part).double() for part in images.split(size)])[: len(x)]
+    logits = torch.cat([model(part).double() for part in torch.split(images, size)])[: len(x)]
     return torch.empty_like(logits).index_copy_(0, order, logits)
 
 
@@ -160,9 +161,19 @@ def _watch(model: nn.Module, x: Tensor, *, seed: int) -> Trace:
     ids = torch.arange(_TRACED, device=x.device)
     shape = torch.Size((_TRACED, *x.shape[1:]))
     probe = uniform(shape, ids=ids, seed=seed, stream="flags/trace", restart=0, step=0)
-    with torch.no_grad(), Trace(probe) as trace:
+    trace = Trace(probe)
+    with torch.no_grad(), _uncompiled(), trace:
         model(probe)
     return trace
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Compiled code runs as written inside the block: the compiler would compile the watching too.
+
+    Before torch 2.6 there is no such switch, and a compiled network is watched through a warning.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 def _restore_statistics(model: nn.Module, before: dict[str, Tensor]) -> int:

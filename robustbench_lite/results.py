@@ -126,7 +126,7 @@ def _summary(
     }
     identity, about = dict(header.identity), dict(header.about)
     measured = read_measured(ledger.checks_path)
-    checks = measured.checks | outcome_checks(identity["protocol"], parts, measured)  # type: ignore[arg-type]
+    checks = {**measured.checks, **outcome_checks(identity["protocol"], parts, measured)}  # type: ignore[arg-type]
     flags = raised(checks, passes=identity["protocol"]["passes"])  # type: ignore[index]
     environment = dict(header.environment)
     return {

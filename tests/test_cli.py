@@ -316,7 +316,7 @@ def test_every_command_has_help():
     commands = next(a for a in parser._actions if a.dest == "command").choices
     assert set(commands) == {
         *("demo", "train", "evaluate", "transfer", "detect"),
-        *("leaderboard", "classes", "import", "list"),
+        *("leaderboard", "compare", "plot", "reproduce", "classes", "import", "list"),
     }
     for command in commands.values():
         assert command.description
