@@ -177,7 +177,7 @@ class _WindowPair:
     ) -> None:
         channels, _, width = shape
         side = largest_window(sizes, shape)
-        places = words[..., :4].unflatten(2, (2, 2))
+        places = words[..., :4].reshape(*words.shape[:2], 2, 2)
         pair = place_windows(places, sizes[..., None].expand(-1, -1, 2), shape, side=side)
         window, emptied = pair.part(0), pair.part(1)
         counts = pair.inside()  # (S, B, 2, D * D)

@@ -310,6 +310,17 @@ def test_random_networks_say_nothing_of_batches_and_a_protocol_for_them_allows_t
     assert up(noisy, passes=1) == {"randomised"}
 
 
+def test_a_compiled_network_is_watched_as_written(base, digits):
+    build, expected = TRIPPED["normalised twice by code"]
+    compiled = torch.compile(build(base), backend="eager")
+    assert up(measure(compiled, digits, 10)) == expected
+
+
+def test_what_torchscript_hides_is_not_counted(base, digits):
+    traced = torch.jit.trace(TRIPPED["normalised twice by code"][0](base), torch.rand(2, 1, 8, 8))
+    assert measure(traced, digits, 10).checks["double_normalisation"].value == 0.0
+
+
 def test_two_classes_will_do(linear):
     model, x, y = linear
     assert up(measure_on(model, x, y, threat=ThreatModel("Linf", parse_eps("0.02")))) == set()

@@ -69,7 +69,7 @@ def built(name, shape, options):
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    return some_norms(model, torch.rand(8, *shape))
+    return some_norms(model, torch.rand(4, *shape))
 
 
 def searched(model, x, precision="float32"):
@@ -354,6 +354,47 @@ def test_a_view_that_channels_last_does_not_allow_only_costs_channels_last():
     assert "batch norms folded 2" in notes[1]
 
 
+class Wide(nn.Module):
+    """Three convolutions; the last one's weights are more than a cache holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.conv2 = nn.Conv2d(8, 256, 1)
+        self.conv3 = nn.Conv2d(256, 256, 3)
+
+    def forward(self, x):
+        return self.conv3(self.conv2(self.conv1(x)).relu()).mean(dim=(2, 3))
+
+
+class Shallow(Wide):
+    """Two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        del self.conv3
+
+    def forward(self, x):
+        return self.conv2(self.conv1(x)).mean(dim=(2, 3))
+
+
+def test_channels_last_is_for_deep_networks_and_for_weights_that_fit_a_cache():
+    x = torch.rand(2, 3, 6, 6)
+    last = torch.channels_last
+    model = Wide()
+    network = searched(model, x).module
+    seen = []
+    network.conv3.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    assert_same_function(model, network, x)
+    assert network.conv2(torch.rand(1, 8, 4, 4)).is_contiguous(memory_format=last)
+    assert network.conv3.weight.is_contiguous()
+    assert all(maps.is_contiguous() for maps in seen)  # not as the second convolution left them
+    shallow = searched(Shallow(), x)
+    assert shallow.module.conv2.weight.shape[1] == 8
+    assert shallow.module.conv2(torch.rand(1, 8, 4, 4)).is_contiguous()
+    assert "channels last 0" in shallow.notes[0]
+
+
 class Randomised(User):
     """Dropout that never sleeps: a network with random outputs."""
 
@@ -534,7 +575,7 @@ def test_mixed_logits_and_gradients_are_near_and_float32():
     logits, gradient = logits_and_gradient(result.module, x)
     assert logits.dtype == gradient.dtype == torch.float32
     plain_logits, plain_gradient = logits_and_gradient(model, x)
-    assert 0 < (logits - plain_logits).abs().max() < 0.01 * plain_logits.abs().max()
+    assert 0 < (logits - plain_logits).abs().max() < 0.003 * plain_logits.abs().max()
     cosine = F.cosine_similarity(gradient.flatten(1), plain_gradient.flatten(1))
     assert cosine.min() > 0.99
     assert gradient.norm() / plain_gradient.norm() == pytest.approx(1.0, abs=0.02)
@@ -637,8 +678,8 @@ class Steep(User):
     """Gradients beyond float16 inside."""
 
     def forward(self, x):
-        maps = 1e-4 * F.relu(self.bn(self.conv(x)))
-        return 1e5 * F.linear(maps.flatten(1), self.out.weight)
+        maps = 1e-3 * F.relu(self.bn(self.conv(x)))
+        return 1e4 * F.linear(maps.flatten(1), self.out.weight)
 
 
 class LoudLogits(User):

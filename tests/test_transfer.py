@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -341,49 +342,91 @@ class WrongInThreeOfFive(torch.nn.Module):
         return logits + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
 
 
-def test_several_passes_say_broken_by_the_same_rule_as_the_verifier(tmp_path: Path) -> None:
-    network = LoadedModel(WrongInThreeOfFive(), "odd", "factory", "sha256:0", None, 10, 0)
+NOISE = {"loss": "ce", "alpha": 0.0, "steps": 1, "restarts": 1, "start": "uniform", "keep": "last"}
+
+
+def measure_noise(
+    networks: list[torch.nn.Module], out: Path, *, count: int, passes: int
+) -> dict[str, object]:
+    """Random noise, crafted on each of some networks and judged on each, on grey images."""
+    found = [
+        LoadedModel(network, f"net{k}", "factory", f"sha256:{k}", None, 10, 0)
+        for k, network in enumerate(networks)
+    ]
     protocol = load_protocol("linf_transfer", eps="0.1")
-    (spec,) = (spec for spec in protocol.attacks if spec.name == "fgsm")
-    images = torch.full((4, 1, 2, 2), 100, dtype=torch.uint8)
-    noise = replace(spec, attack="pgd", params=NOISE)
-    result = evaluate_transfer(
-        [network],
-        [network],
-        Split("digits", "test", images, torch.zeros(4, dtype=torch.int64), num_classes=10),
-        replace(protocol, passes=5, attacks=(noise,)),
+    noise = replace(protocol.attacks[0], attack="pgd", params=NOISE)
+    images = torch.full((count, 1, 2, 2), 100, dtype=torch.uint8)
+    return evaluate_transfer(
+        found,
+        found,
+        Split("digits", "test", images, torch.zeros(count, dtype=torch.int64), num_classes=10),
+        replace(protocol, passes=passes, attacks=(noise,)),
         noise,
-        out=tmp_path,
-        n=4,
+        out=out,
+        n=count,
         seed=0,
         pixels="float",
-        batch_size=4,
+        batch_size=count,
         threads=1,
         device=torch.device("cpu"),
     )
+
+
+def test_several_passes_say_broken_by_the_same_rule_as_the_verifier(tmp_path: Path) -> None:
+    result = measure_noise([WrongInThreeOfFive()], tmp_path, count=4, passes=5)
     assert result["crafted"][0]["fooled"] == 4
     assert result["crafted"][0]["clean_accuracy"]["value"] == 1.0
     assert result["pairs"][0]["accuracy"]["value"] == 0.0
     assert result["pairs"][0]["counted"] == 4
 
 
-NOISE = {"loss": "ce", "alpha": 0.0, "steps": 1, "restarts": 1, "start": "uniform", "keep": "last"}
+class RandomLabels(torch.nn.Module):
+    """Label 0 or 1, whatever the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        labels = torch.randint(0, 2, (len(x),))
+        return F.one_hot(labels, 10).float() + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
 
 
-def test_searches_take_as_many_passes_as_the_protocol_says(
+def test_randomised_networks_draw_the_same_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = [RandomLabels(), RandomLabels()]
+    measure_noise(networks, tmp_path / "unbroken", count=64, passes=1)
+    calls = []
+
+    def craft(*arguments: object, **options: object) -> Tensor:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run_attack(*arguments, **options)
+
+    monkeypatch.setattr(transfer_measurement, "run_attack", craft)
+    with pytest.raises(KeyboardInterrupt):
+        measure_noise(networks, tmp_path / "broken", count=64, passes=1)
+    measure_noise(networks, tmp_path / "broken", count=64, passes=1)
+    files = [(tmp_path / name / "transfer.json").read_bytes() for name in ("unbroken", "broken")]
+    assert files[0] == files[1]
+
+
+def test_searches_and_verdicts_take_as_many_passes_as_the_protocol_says(
     checkpoints: list[Path], digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
 
-    def craft(*arguments: object, **options: object) -> Tensor:
-        given.append(options["passes"])
-        return run_attack(*arguments, **options)
+    def noting(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            given.append((function.__name__, options["passes"]))
+            return function(*arguments, **options)
 
-    monkeypatch.setattr(transfer_measurement, "run_attack", craft)
+        return call
+
+    monkeypatch.setattr(transfer_measurement, "run_attack", noting(run_attack))
+    monkeypatch.setattr(transfer_measurement, "verify", noting(verify))
     (tmp_path / "own.toml").write_text(OWN_ENGINE.format(norm="Linf", passes=3))
     protocol = load_protocol(str(tmp_path / "own.toml"), eps="0.2")
     measure(checkpoints[:1], checkpoints, digits, tmp_path, protocol=protocol, attack="apgd")
-    assert given == [3]
+    assert set(given) == {("run_attack", 3), ("verify", 3)}
 
 
 MINIMAL_NORM = """
