@@ -25,6 +25,8 @@ def fold_batch_norms(model: nn.Module, x: Tensor) -> int:
     Returns:
         The number of pairs.
     """
+    if not any(type(module) is nn.BatchNorm2d for module in model.modules()):
+        return 0  # the first watch in a process loads much of torch
     pairs = _watch(model, x).pairs()
     for convolution, norm in pairs:
         with torch.no_grad():

@@ -126,7 +126,7 @@ def decompress(evidence: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tenso
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"this is no evidence of these examples: {error}") from error
     every = torch.cat(rows)
-    if len(every.unique()) < len(every):
+    if len(set(every.tolist())) < len(every):
         raise InputError("this is no evidence of these examples: a row is there twice")
     order = every.argsort()
     return every[order], torch.cat(images)[order.to(x.device)]

@@ -13,6 +13,8 @@ from robustbench_lite.storage import write_atomically, write_json
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
+    from robustbench_lite.leaderboard.statistics import AccuracyRecord
+
 
 def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, object]:
     """Gather the finished parts of a ledger into its two result files.
@@ -59,7 +61,7 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
 
 def _stages(
     header: Header, name: str, rows: pandas.DataFrame, n: int
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, AccuracyRecord]]:
     """Of a composite attack, the accuracy left after each of its attacks: `{"stages": {...}}`."""
     from robustbench_lite.attacks.autoattack import stages
     from robustbench_lite.leaderboard.statistics import accuracy

@@ -316,6 +316,7 @@ def test_a_compiled_network_is_watched_as_written(base, digits):
     assert up(measure(compiled, digits, 10)) == expected
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_what_torchscript_hides_is_not_counted(base, digits):
     traced = torch.jit.trace(TRIPPED["normalised twice by code"][0](base), torch.rand(2, 1, 8, 8))
     assert measure(traced, digits, 10).checks["double_normalisation"].value == 0.0

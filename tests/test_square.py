@@ -24,7 +24,7 @@ NORMS = ("Linf", "L2", "L1")
 BASE = {
     "norm": "Linf",
     "eps": 0.1,
-    "queries": 25,
+    "queries": 20,
     "restarts": 1,
     "p_init": 0.8,
     "seed": 0,
@@ -188,7 +188,8 @@ def authors_queries(monkeypatch, model, x, y, *, norm, eps, queries, seed, ident
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.05), ("L2", 1.0), ("L1", 8.0)])
 def test_queries_are_those_of_the_authors_code_given_the_same_draws(monkeypatch, norm, eps, shape):
     model = classifier(shape).double()
-    x, n = images(1, shape, dtype=torch.float64), 120 if norm == "L1" else 260
+    n = (300 if norm == "Linf" else 150) if shape == (1, 28, 28) else 90
+    x = images(1, shape, dtype=torch.float64)
     y = model(x).argmax(1)
     with torch.no_grad():
         model[3].bias[y] += 10.0  # the margin moves, and never below 0
@@ -313,10 +314,10 @@ SHAPE = (2, 10, 7)
 EPS = {"Linf": 0.05, "L2": 0.5, "L1": 1.5}
 
 
-def in_one_batch(norm, n=16, **changes):
+def in_one_batch(norm, n=12, **changes):
     x = images(n, SHAPE)
     model, network = Whole(SHAPE), Whole(SHAPE, twist=1)
-    place = {"norm": norm, "eps": EPS[norm], "network": network, "batch_size": n} | changes
+    place = {"norm": norm, "eps": EPS[norm], "network": network, "batch_size": 32} | changes
     return x, model, place
 
 
@@ -325,14 +326,14 @@ def test_outcome_does_not_depend_on_batch_order_or_shard(norm):
     x, model, place = in_one_batch(norm)
     y = model(x).argmax(1)
     together = run(model, x, y, **place)
-    assert 4 <= broken(model, together, y).sum() <= 13
+    assert 3 <= broken(model, together, y).sum() <= 9
     ids = torch.arange(len(x))
     for slots_ in (1, 3, 6):
         assert torch.equal(run(model, x, y, **place | {"batch_size": slots_}), together)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
     shuffled = run(model, x[order], y[order], ids=ids[order], **place | {"batch_size": 5})
     assert torch.equal(shuffled, together[order])
-    for shard in (slice(0, 9), slice(9, 16)):
+    for shard in (slice(0, 9), slice(9, 12)):
         assert torch.equal(run(model, x[shard], y[shard], ids=ids[shard], **place), together[shard])
 
 
@@ -347,11 +348,11 @@ def test_outcome_does_not_depend_on_how_often_the_driver_looks(monkeypatch, norm
             super().deny(state, rows)
 
     monkeypatch.setattr(square_module, "SquareSearch", Denying)
-    for period in (1, 3, 8, 32):
+    for period in (1, 3, 32):
         monkeypatch.setattr(slots, "_LONGEST_PERIOD", period)
         outs.append(run(model, x, y, restarts=2, **place))
     assert all(torch.equal(out, outs[0]) for out in outs)
-    assert sum(denied) > 8  # the search network is another one: claims were withdrawn
+    assert sum(denied) > 4  # the search network is another one: claims were withdrawn
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -587,7 +588,7 @@ def test_a_claiming_row_stands_still():
     assert 0 < claims.sum() < len(x)
     for name, values in state.items():
         assert torch.equal(values[claims], before[name][claims]), name
-    assert (state["left"][~claims & ~state["claim"]] == 26 - 18).all()
+    assert (state["left"][~claims & ~state["claim"]] == 21 - 18).all()
     assert (model(state["x_adv"][claims]).argmax(1) != y[claims]).all()
 
 
