@@ -13,7 +13,8 @@ from robustbench_lite.attacks.autoattack import stages
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 
-CANDIDATES = (50, 100, 250, 500, 1000)
+CANDIDATES = (50, 100, 250, 500)  # a chunk has 500 examples
+_LONGEST_PASS = 3.0  # seconds; larger batches of a slow network are not tried
 _PROBE_SECONDS = 0.4  # per batch size and kind of pass, at least one pass after a warm-up
 
 
@@ -140,6 +141,8 @@ def make_plan(
     speeds: dict[int, Speed] = {}
     with attacked(network):
         for size in sizes:
+            if speeds and size * max(speed.both for speed in speeds.values()) > _LONGEST_PASS:
+                break
             try:
                 speeds[size] = _probe(network, x[torch.arange(size, device=x.device) % len(x)])
             except torch.OutOfMemoryError:

@@ -13,6 +13,7 @@ from test_every_defense import on_digits
 from torch import nn
 
 from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.protocol import load_protocol, protocol_files
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.cost import PassCounter
@@ -275,7 +276,83 @@ def test_a_gradient_that_only_cross_entropy_lacks_is_not_zero(base, digits):
     x = digits.pixels(slice(0, 50)).requires_grad_(True)
     gradient = torch.autograd.grad(F.cross_entropy(sure(x), digits.labels[:50]), x)[0]
     assert (gradient.flatten(1).abs().amax(dim=1) == 0).sum() > 25
-    assert measure(sure, digits).checks["zero_gradients"].value == 0.0
+    measured = measure(sure, digits)
+    assert measured.checks["zero_gradients"].value == 0.0
+    assert "loss_scale" in up(measured), "a tenth of these logits would still be far too large"
+
+
+def test_a_gradient_that_only_the_margin_lacks_is_not_zero(digits):
+    class Third(nn.Module):
+        """Own class and runner-up do not move, the third does."""
+
+        def forward(self, x):
+            moving = x.flatten(1).mean(dim=1, keepdim=True)
+            return torch.cat([2.0 + 0.0 * moving, 1.0 + 0.0 * moving, moving - 1.0], dim=1)
+
+    x = digits.pixels(slice(0, 20))
+    measured = measure_on(Third(), x, torch.zeros(20, dtype=torch.long))
+    assert measured.checks["zero_gradients"] == Check(0.0, 20)
+
+
+def test_a_tenth_of_the_logits_finds_masking_where_the_median_margin_is_small(base, digits):
+    def two_sizes(base, x):
+        large = x[:, :, :4].flatten(1).mean(dim=1, keepdim=True) > 0.34  # less than half of them
+        return torch.where(large, 30.0, 0.02) * base(x)
+
+    model = Around(base, two_sizes)
+    x, y = digits.pixels(slice(0, 100)), digits.labels[:100]
+    large = two_sizes(lambda x: torch.ones(len(x), 1), x).flatten() > 1
+    assert 20 < large.sum() < 45
+    assert model(x).topk(2, dim=1).values.diff(dim=1).abs().median() < 1
+    assert "loss_scale" in up(measure_on(model, x, y))
+
+
+def test_networks_see_nothing_outside_the_unit_cube(base, digits):
+    def strict(base, x):
+        assert x.min() >= 0.0
+        assert x.max() <= 1.0
+        return base(x)
+
+    for norm, eps in (("Linf", "0.3"), ("L2", "2"), ("L1", "8")):
+        measure(Around(base, strict), digits, 10, norm=norm, eps=eps)
+
+
+def test_no_finite_logits_far_away_are_no_error_and_no_success(base, digits):
+    def far(base, x):
+        return base(x) + torch.where(x[:, 0, :1, 0] > 0.05, torch.nan, 0.0)
+
+    x, y = digits.pixels(slice(0, 50)), digits.labels[:50]
+    x[:, :, 0, 0] = 0.0
+    near = ThreatModel("Linf", parse_eps("0.04"))
+    measured = measure_on(Around(base, far), x, y, threat=near)
+    assert up(measured) == {"huge_eps"}
+
+
+def test_candidates_come_from_a_copy_with_larger_logits_too(checkpoint, digits):
+    model = resolve_model(str(checkpoint), allow_code=False, device="cpu").model
+    measured = measure(model, digits, 40)
+    x, y = digits.pixels(slice(0, 40)), digits.labels[:40]
+    options = {"norm": "Linf", "eps": 0.1, "alpha": 0.025, "steps": 10, "restarts": 1}
+    options |= {"loss": "ce", "start": "uniform", "keep": "best_loss", "seed": 0}
+    broken = {}
+    for scale in (1, 10):
+        larger = Around(model, lambda model, x, scale=scale: scale * model(x)).eval()
+        x_adv = pgd(larger, x, y, ids=torch.arange(40), stream="flags", **options)
+        wrong = (model(x_adv).argmax(1) != y) & (model(x).argmax(1) == y)
+        broken[scale] = set(wrong.nonzero().flatten().tolist())
+    assert broken[10] > broken[1]
+    assert broken[10] <= set(measured.crafted_broken)
+
+
+def test_layers_that_only_scale_are_no_normalisation(base, digits):
+    class Scaling(nn.Conv2d):
+        def __init__(self):
+            super().__init__(1, 1, 1)
+            nn.init.constant_(self.weight, 3.0)
+            nn.init.constant_(self.bias, -1.0)
+
+    measured = measure(nn.Sequential(Scaling(), Scaling(), base), digits, 10)
+    assert measured.checks["double_normalisation"].value == 0.0
 
 
 def test_tiny_gradients_count_as_zero(base, digits):

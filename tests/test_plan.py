@@ -77,6 +77,18 @@ def test_the_fastest_batch_size_is_named():
     assert "fastest: --batch-size 100" in line
 
 
+def test_a_slow_network_is_not_probed_with_large_batches(monkeypatch):
+    monkeypatch.setattr("robustbench_lite.plan._LONGEST_PASS", 0.0)
+    plan = make_plan(
+        Unbreakable(),
+        load_protocol("linf_quick", eps="0.1"),
+        torch.rand(2, 1, 4, 4),
+        n=500,
+        num_classes=5,
+    )
+    assert list(plan.speeds) == [50]
+
+
 def test_sizes_beyond_memory_or_examples_drop_out():
     class Small(Unbreakable):
         def forward(self, x):

@@ -160,6 +160,9 @@ def test_a_measurement_is_what_a_hand_made_one_gives(
     assert result["pairs"][1]["clean_accuracy"]["correct"] == clean
     (crafted,) = result["crafted"]
     assert crafted["largest_linf"] == pytest.approx(25 / 255, abs=1e-6)  # 25.5 levels are allowed
+    delta = (rounded.double() - x.double()).flatten(1)
+    assert crafted["largest_l2"] == pytest.approx(delta.norm(dim=1).max().item())
+    assert crafted["largest_l1"] == pytest.approx(delta.abs().sum(dim=1).max().item())
     assert result["attack"] == PGD
     assert result["protocol"]["id"] == "linf_transfer@0.1.v1"
     assert result["dataset"]["hash"] == digits.content_hash
