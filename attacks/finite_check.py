@@ -22,7 +22,11 @@ class FiniteCheck:
 
     def note(self, step: int, *tensors: Tensor) -> None:
         """Look at the tensors of one step; waits for nothing."""
-        finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()
+        # NaN and infinity show in the extremes, found far faster than `isfinite` of every value.
+        extremes = [value for each in tensors if each.numel() for value in torch.aminmax(each)]
+        if not extremes:
+            return
+        finite = torch.stack([value.double() for value in extremes]).isfinite().all()
         bad_now = torch.where(finite, self._NEVER, step)
         self._first_bad = torch.minimum(self._first_bad, bad_now)
 

@@ -46,14 +46,18 @@ def smallest_moves(points: Tensor, w: Tensor, rise: Tensor, *, norm: Norm) -> tu
     look = points.device.type == "cpu"
     if norm == "Linf":
         lam = multiplier(gap.abs(), w.abs(), rise.abs(), look=look)[..., None]
-        return torch.maximum(torch.minimum(gap, lam), -lam), lam[..., 0]
+        return _within(gap, lam), lam[..., 0]
     size = w.abs()
     ratio = gap.abs().div_(size.clamp_min(_NO_WEIGHT))
     lam = multiplier(ratio, w.square(), rise.abs(), look=look)
-    reach = size * lam[..., None]
-    delta = torch.minimum(gap, reach)
-    delta = torch.maximum(delta, reach.neg_(), out=delta)
+    delta = _within(gap, torch.mul(size, lam[..., None], out=ratio))
     return delta, torch.linalg.vector_norm(delta, dim=2)
+
+
+def _within(gap: Tensor, most: Tensor) -> Tensor:
+    """gap clipped to [-most, most], in place; both sides at once (`clamp`) is much slower."""
+    torch.minimum(gap, most, out=gap)
+    return torch.maximum(gap, -most, out=gap)
 
 
 def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, look: bool) -> Tensor:
@@ -61,7 +65,7 @@ def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, look: bool) -> Tensor:
 
     Newton's method from the left. A tangent of a concave function lies above it, so no iterate
     passes the solution, and each solves exactly the linear piece it is on: once that is the
-    solution's piece, lam stays as it is.
+    solution's piece, nothing more reaches its wall, and lam stays as it is.
 
     Args:
         r: where each term saturates (P, B, d), at least 0.
@@ -74,15 +78,16 @@ def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, look: bool) -> Tensor:
     """
     total = q.sum(dim=1)  # (B,)
     lam = rise / total.clamp_min(torch.finfo(q.dtype).tiny)  # (P, B)
-    at_wall = torch.empty_like(r)
+    at_wall, saturated = torch.empty_like(r), torch.full_like(lam, -1.0)
     for _ in range(_NEWTON_STEPS):
         torch.le(r, lam[..., None], out=at_wall)
         # What is at the wall is summed, not the rest: with a small rise it is the small part.
-        slope = total - _dot(q, at_wall)
-        beyond = (rise - _dot(q, at_wall.mul_(r))) / slope
-        before, lam = lam, torch.where(slope > 0, torch.maximum(lam, beyond), torch.inf)
-        if look and torch.equal(lam, before):
+        before, saturated = saturated, _dot(q, at_wall)
+        if look and torch.equal(saturated, before):
             break
+        slope = total - saturated
+        beyond = (rise - _dot(q, at_wall.mul_(r))) / slope
+        lam = torch.where(slope > 0, torch.maximum(lam, beyond), torch.inf)
     return torch.minimum(lam, r.amax(dim=2))
 
 

@@ -166,23 +166,28 @@ def run_slots(
             return Found(out, broken)
         search.advance(state, min(period, int(state["left"].min())))
         search.finite.raise_if_not("loss or gradient", "step {} of the search")
-        period = min(2 * period, _LONGEST_PERIOD)
-        done = _confirmed(search, state, confirm)
+        done, denied = _confirmed(search, state, confirm)
+        # A row that is denied stood still since its claim, and may claim again at once.
+        period = 1 if denied else min(2 * period, _LONGEST_PERIOD)
         out[state["slot_of"][done]] = state["x_adv"][done]
         broken[state["slot_of"][done]] = True
         state = _next_runs(search, state, done)
 
 
-def _confirmed(search: Search, state: Rows, confirm: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Which rows are broken (B,): those whose claims hold; the others' claims are withdrawn."""
+def _confirmed(
+    search: Search, state: Rows, confirm: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, bool]:
+    """Which rows are broken (B,): those whose claims hold. Were others' claims withdrawn?"""
     claims = state["claim"].nonzero().flatten()
     done = torch.zeros_like(state["claim"])
-    if len(claims):
-        held = confirm(state["x_adv"][claims], state["y"][claims])
-        done[claims[held]] = True
-        if not bool(held.all()):
-            search.deny(state, claims[~held])
-    return done
+    if not len(claims):
+        return done, False
+    held = confirm(state["x_adv"][claims], state["y"][claims])
+    done[claims[held]] = True
+    denied = claims[~held]
+    if len(denied):
+        search.deny(state, denied)
+    return done, bool(len(denied))
 
 
 def _next_runs(search: Search, state: Rows, done: Tensor) -> Rows:

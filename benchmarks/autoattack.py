@@ -1,4 +1,4 @@
-"""AutoAttack: our engine against pyautoattack, stage by stage, alternating in one process.
+"""AutoAttack: our engine against pyautoattack, stage by stage, in turn.
 
     python benchmarks/autoattack.py runs/mnist_pgd_at/best --eps 0.15 --n 500 --data-dir DIR
     python benchmarks/autoattack.py runs/mnist_standard/best --eps 0.3 --n 500 --data-dir DIR
@@ -7,12 +7,15 @@ Both sides attack the same images of the same network with AutoAttack standard. 
 from what the same side's earlier stages left. Printed are seconds per stage and the ratio (ours /
 reference), the overhead (our seconds / seconds of the same forward and backward passes of the
 network alone, at the same batch sizes), and which examples are judged differently. `--batches`
-names the batch sizes of the reference, ours runs at `--ours`. Times of one run on one machine:
-only the ratios mean something.
+names the batch sizes of the reference, ours runs at `--ours`. Each side has a process of its own,
+and only one works at a time. Ours keeps freed memory, as `rbl` does; the reference runs with the
+system's default, as its users do, and at the sizes of `--kept` once more with our setting. Times
+of one run on one machine: only the ratios mean something.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import time
@@ -24,6 +27,7 @@ import torch
 from torch import nn
 
 from robustbench_lite import load_split, resolve_model
+from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.attacks.autoattack import FUNCTIONS, stages
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.search_network import search_network
@@ -118,18 +122,58 @@ def still_right(model, x, y, batch_size=250):
         return torch.cat([model(part).argmax(1) for part in x.split(batch_size)]) == y
 
 
-def one_side(label, sides, model, x, y, arguments, device):
-    """State of one side: what stands, its seconds and passes per stage."""
-    kind, batch_size = sides[label]
-    network = search_network(model, precision=arguments.precision, device=device, like=x[0])
-    return {
-        "kind": kind,
-        "batch_size": batch_size,
-        "standing": still_right(model, x, y),
-        "seconds": {},
-        "bare": {},
-        "network": network.module if kind == "ours" else model,
-    }
+def load(arguments):
+    """The network, images and labels, on the device."""
+    if arguments.checkpoint:
+        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
+        model, dataset = source.model, source.card.dataset
+        data = load_split(dataset, "test", data_dir=arguments.data_dir)
+        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
+    else:
+        torch.manual_seed(0)
+        model = build_model(
+            arguments.architecture,
+            num_classes=10,
+            in_channels=3,
+            image_size=(32, 32),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+        )
+        x = torch.rand(arguments.n, 3, 32, 32)
+        y = None
+    model, x = model.to(arguments.device).eval(), x.to(arguments.device)
+    with torch.no_grad():
+        # Random weights know no labels: what they predict is right, so that nothing is skipped.
+        y = torch.cat([model(p).argmax(1) for p in x.split(100)]) if y is None else y
+    return model, x, y.to(arguments.device)
+
+
+def work(connection, arguments, kind, batch_size, kept):
+    """The process of one side: receives stage names, answers with where the side then stands."""
+    if kept:
+        keep_freed_memory()
+    device = torch.device(arguments.device)
+    todo = {stage.name: stage for stage in stages("standard", "Linf")}
+    with deterministic(threads=arguments.threads, seed=0), plain_numerics():
+        model, x, y = load(arguments)
+        if arguments.tf32:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        side = {
+            "kind": kind,
+            "batch_size": batch_size,
+            "standing": still_right(model, x, y),
+            "seconds": {},
+            "bare": {},
+            "network": model,
+        }
+        if kind == "ours":
+            side["network"] = search_network(
+                model, precision=arguments.precision, device=device, like=x[0]
+            ).module
+        while name := connection.recv():
+            do_stage(side, todo[name], model, x, y, arguments, device)
+            answer = {key: side[key] for key in ("kind", "seconds", "bare")}
+            connection.send(answer | {"standing": side["standing"].tolist()})
 
 
 def do_stage(side, stage, model, x, y, arguments, device):
@@ -167,7 +211,7 @@ def report(sides, stage_names):
         total = sum(side["seconds"].values())
         bare = f"{total / sum(side['bare'].values()):.2f}" if side["bare"] else ""
         cells = " | ".join(f"{side['seconds'][name]:.1f}" for name in stage_names)
-        print(f"| {label} | {cells} | {total:.1f} | {bare} | {int(side['standing'].sum())} |")
+        print(f"| {label} | {cells} | {total:.1f} | {bare} | {sum(side['standing'])} |")
     ours = [label for label in sides if sides[label]["kind"] == "ours"]
     references = [label for label in sides if sides[label]["kind"] == "reference"]
     print("\n| ratio | " + " | ".join(stage_names) + " | total | differing verdicts |")
@@ -180,7 +224,12 @@ def report(sides, stage_names):
                 for name in stage_names
             )
             total = sum(a["seconds"].values()) / sum(b["seconds"].values())
-            differing = (a["standing"] != b["standing"]).nonzero().flatten().tolist()
+            pairs = enumerate(zip(a["standing"], b["standing"], strict=True))
+            differing = [
+                index
+                for index, (mine_stands, theirs_stands) in pairs
+                if mine_stands != theirs_stands
+            ]
             print(f"| {mine} / {theirs} | {cells} | {total:.2f} | {differing or 'none'} |")
 
 
@@ -193,6 +242,7 @@ def main() -> None:
     parser.add_argument("--eps", required=True)
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--batches", type=int, nargs="+", default=[100, 250, 500])
+    parser.add_argument("--kept", type=int, nargs="*", default=[])
     parser.add_argument("--ours", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--precision", choices=("float32", "mixed"), default="float32")
     parser.add_argument("--tf32", action="store_true", help="on both sides")
@@ -205,63 +255,41 @@ def main() -> None:
     parser.add_argument("--json", help="also write everything here")
     arguments = parser.parse_args()
     arguments.eps_value = float(parse_eps(arguments.eps))
-    device = torch.device(arguments.device)
-    if arguments.checkpoint:
-        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
-        model, dataset = source.model, source.card.dataset
-        data = load_split(dataset, "test", data_dir=arguments.data_dir)
-        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
-    else:
-        torch.manual_seed(0)
-        model = build_model(
-            arguments.architecture,
-            num_classes=10,
-            in_channels=3,
-            image_size=(32, 32),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
-        )
-        x = torch.rand(arguments.n, 3, 32, 32)
-        y = None
-    model = model.to(device).eval()
-    x = x.to(device)
-    with torch.no_grad():
-        # Random weights know no labels: what they predict is right, so that nothing is skipped.
-        y = torch.cat([model(p).argmax(1) for p in x.split(100)]) if y is None else y.to(device)
+    sides = {f"ours at {size}": ("ours", size, True) for size in arguments.ours}
+    sides |= {f"reference at {size}": ("reference", size, False) for size in arguments.batches}
+    sides |= {
+        f"reference at {size}, freed memory kept": ("reference", size, True)
+        for size in arguments.kept
+    }
+    context = multiprocessing.get_context("spawn")
+    workers, results = {}, {}
+    for label, side in sides.items():
+        workers[label], end = context.Pipe()
+        context.Process(target=work, args=(end, arguments, *side), daemon=True).start()
+        end.close()  # so that a worker that dies is seen
     names = arguments.stages or list(REFERENCE_NAMES)
-    todo = [stage for stage in stages("standard", "Linf") if stage.name in names]
-    labels = {f"ours at {size}": ("ours", size) for size in arguments.ours}
-    labels |= {f"reference at {size}": ("reference", size) for size in arguments.batches}
-    with deterministic(threads=arguments.threads, seed=0), plain_numerics():
-        if arguments.tf32:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        sides = {label: one_side(label, labels, model, x, y, arguments, device) for label in labels}
-        for stage in todo:
-            for label, side in sides.items():  # stage by stage, the sides in turn
-                do_stage(side, stage, model, x, y, arguments, device)
-                print(
-                    f"{stage.name:8} {label:18} {side['seconds'][stage.name]:8.1f} s, "
-                    f"{int(side['standing'].sum())} stand",
-                    flush=True,
-                )
+    for name in names:
+        for label, connection in workers.items():  # stage by stage, the sides in turn
+            connection.send(name)
+            results[label] = connection.recv()
+            print(
+                f"{name:8} {label:18} {results[label]['seconds'][name]:8.1f} s, "
+                f"{sum(results[label]['standing'])} stand",
+                flush=True,
+            )
+    for connection in workers.values():
+        connection.send("")
+    cuda = arguments.device.startswith("cuda")
     print(
         f"\n{arguments.checkpoint or arguments.architecture}, Linf {arguments.eps}, "
         f"{arguments.n} images, {arguments.precision}, tf32 {arguments.tf32}, "
-        f"{arguments.threads} threads, torch {torch.__version__}, {device.type} "
-        f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}"
+        f"{arguments.threads} threads, torch {torch.__version__}, "
+        + (torch.cuda.get_device_name(arguments.device) if cuda else platform.machine())
     )
-    report(sides, [stage.name for stage in todo])
+    report(results, names)
     if arguments.json:
-        keep = {
-            label: {
-                "seconds": side["seconds"],
-                "bare": side["bare"],
-                "standing": side["standing"].nonzero().flatten().tolist(),
-            }
-            for label, side in sides.items()
-        }
         with open(arguments.json, "w") as file:
-            json.dump(keep, file, indent=1)
+            json.dump(results, file, indent=1)
 
 
 if __name__ == "__main__":

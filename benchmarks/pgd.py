@@ -7,11 +7,13 @@
 All do 40 signed steps of eps / 10 on cross-entropy from a uniform start, and return the last
 iterate. `ours` searches on the network that evaluations search on; `ours, plain network` does not.
 The bare loop is the least that PGD can be: forward, input gradient, sign, two clamps, with frozen
-parameters. Rounds interleave all of them; printed are medians, ratios to ours, and how many
-images each breaks.
+parameters. Each has a process of its own, only one works at a time, and rounds interleave all of
+them. Ours keep freed memory, as `rbl` does; the others run with the system's default, as their
+users do. Printed are medians, ratios to ours, and how many images each breaks.
 """
 
 import argparse
+import multiprocessing
 import os
 import platform
 import statistics
@@ -23,6 +25,7 @@ import torch
 from torch.nn import functional
 
 from robustbench_lite import load_split, resolve_model
+from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.search_network import search_network
@@ -80,6 +83,58 @@ def by_foolbox(model, x, y, eps):
     return attack.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=eps)
 
 
+# Side: the attack, whether it runs on the search network, whether freed memory is kept.
+SIDES = {
+    "ours": (ours, True, True),
+    "ours, plain network": (ours, False, True),
+    "bare loop": (bare, False, False),
+    "bare loop, freed memory kept": (bare, False, True),
+    "bare loop, network of ours": (bare, True, True),
+    "torchattacks": (by_torchattacks, False, False),
+    "foolbox": (by_foolbox, False, False),
+}
+
+
+def load(arguments):
+    """The network, images and labels, on the device."""
+    if arguments.checkpoint:
+        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
+        model = source.model
+        data = load_split(source.card.dataset, "test", data_dir=arguments.data_dir)
+        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
+    else:
+        torch.manual_seed(0)
+        sizes = {"num_classes": 10, "in_channels": 3, "image_size": (32, 32)}
+        model = build_model(arguments.architecture, **sizes, mean=(0.5,) * 3, std=(0.25,) * 3)
+        x, y = torch.rand(arguments.n, 3, 32, 32), torch.arange(arguments.n) % 10
+    device = arguments.device
+    return model.to(device).eval(), x.to(device), y.to(device)
+
+
+def work(connection, arguments, name):
+    """The process of one side: a round for each message, answered by seconds and broken images."""
+    attack, searches, kept = SIDES[name]
+    if kept:
+        keep_freed_memory()
+    model, x, y = load(arguments)
+    eps, device, network = float(parse_eps(arguments.eps)), x.device, model
+    if searches:
+        network = search_network(model, precision="float32", device=device, like=x[0]).module
+    # On a CPU the process's own seconds: other work on the machine does not count.
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    with deterministic(threads=arguments.threads, seed=0), plain_numerics():
+        while connection.recv():
+            begin = clock()
+            parts = zip(x.split(arguments.batch_size), y.split(arguments.batch_size), strict=True)
+            x_adv = torch.cat([attack(network, *part, eps) for part in parts])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            spent = clock() - begin
+            with torch.no_grad():
+                right = [model(part).argmax(1) for part in x_adv.split(arguments.batch_size)]
+            connection.send((spent, int((torch.cat(right) != y).sum())))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", nargs="?")
@@ -92,50 +147,25 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-dir")
     arguments = parser.parse_args()
-    eps, device = float(parse_eps(arguments.eps)), torch.device(arguments.device)
-    if arguments.checkpoint:
-        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
-        model = source.model
-        data = load_split(source.card.dataset, "test", data_dir=arguments.data_dir)
-        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
-    else:
-        torch.manual_seed(0)
-        sizes = {"num_classes": 10, "in_channels": 3, "image_size": (32, 32)}
-        model = build_model(arguments.architecture, **sizes, mean=(0.5,) * 3, std=(0.25,) * 3)
-        x, y = torch.rand(arguments.n, 3, 32, 32), torch.arange(arguments.n) % 10
-    model, x, y = model.to(device).eval(), x.to(device), y.to(device)
-    fast = search_network(model, precision="float32", device=device, like=x[0]).module
-    sides = {
-        "ours": (ours, fast),
-        "ours, plain network": (ours, model),
-        "bare loop": (bare, model),
-        "bare loop, network of ours": (bare, fast),
-        "torchattacks": (by_torchattacks, model),
-        "foolbox": (by_foolbox, model),
-    }
-    # On a CPU the process's own seconds: other work on the machine does not count.
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times = {name: [] for name in sides}
-    broken = dict.fromkeys(sides, 0)
-    with deterministic(threads=arguments.threads, seed=0), plain_numerics():
-        for _ in range(arguments.rounds + 1):  # the first warms up
-            for name, (attack, network) in sides.items():
-                begin = clock()
-                parts = zip(
-                    x.split(arguments.batch_size), y.split(arguments.batch_size), strict=True
-                )
-                x_adv = torch.cat([attack(network, *part, eps) for part in parts])
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                times[name].append(clock() - begin)
-                with torch.no_grad():
-                    right = [model(p).argmax(1) for p in x_adv.split(arguments.batch_size)]
-                broken[name] = int((torch.cat(right) != y).sum())
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for name in SIDES:
+        workers[name], end = context.Pipe()
+        context.Process(target=work, args=(end, arguments, name), daemon=True).start()
+        end.close()  # so that a worker that dies is seen
+    times, broken = {name: [] for name in SIDES}, {}
+    for _ in range(arguments.rounds + 1):  # the first warms up
+        for name, connection in workers.items():
+            connection.send(True)
+            spent, broken[name] = connection.recv()
+            times[name].append(spent)
+    for connection in workers.values():
+        connection.send(False)
     medians = {name: statistics.median(values[1:]) for name, values in times.items()}
     print(
         f"PGD-{STEPS}, {arguments.checkpoint or arguments.architecture}, Linf {arguments.eps}, "
-        f"{len(x)} images, batches of {arguments.batch_size}, {arguments.threads} threads, "
-        f"{device.type} {platform.machine()}, torch {torch.__version__}\n"
+        f"{arguments.n} images, batches of {arguments.batch_size}, {arguments.threads} threads, "
+        f"{arguments.device} {platform.machine()}, torch {torch.__version__}\n"
     )
     print("| | median s | ours / it | broken |\n|---|---|---|---|")
     for name, value in medians.items():

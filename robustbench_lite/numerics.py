@@ -62,6 +62,8 @@ def deterministic(*, threads: int, seed: int) -> Iterator[None]:
     before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     devices = list(range(torch.cuda.device_count()))
     try:
         with torch.random.fork_rng(devices=devices):
@@ -69,8 +71,11 @@ def deterministic(*, threads: int, seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
             cudnn.deterministic, cudnn.benchmark = True, False
             torch.use_deterministic_algorithms(True, warn_only=True)
+            # Nothing here reads memory that it has not written; the fill would touch every tensor.
+            memory.fill_uninitialized_memory = False
             yield
     finally:
+        memory.fill_uninitialized_memory = filled
         torch.set_num_threads(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)

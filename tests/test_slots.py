@@ -128,6 +128,12 @@ def test_a_claim_that_is_not_confirmed_is_withdrawn_and_the_row_goes_on():
     assert torch.equal(found.x_adv[0], rows_of([0, 1])["x"][0])
 
 
+def test_a_denied_row_is_looked_at_again_after_one_step():
+    search = Countdown(torch.tensor([3]), torch.zeros(1, dtype=torch.int64))
+    run_slots(search, rows_of([0]), slots=1, confirm=lambda x_adv, y: torch.zeros_like(y) > 0)
+    assert search.steps == [1, 2, 1, 2, 4]  # it claimed, and was denied, at the third step
+
+
 def test_no_examples_cost_nothing():
     search = toy()
     _, broken = outcome(search, torch.zeros(0, dtype=torch.int64), 4)

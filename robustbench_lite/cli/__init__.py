@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.cli.parser import UsageError, build_parser
 
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: OpenMP threads that sleep while they wait, instead of spinning.
     # On a machine with other work to do, spinning makes small networks many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     try:
         arguments, rest = build_parser().parse_known_args(argv)
         if rest and not arguments.takes_overrides:
