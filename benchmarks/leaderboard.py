@@ -26,6 +26,7 @@ from robustbench_lite.leaderboard import (
     render_page,
 )
 from robustbench_lite.leaderboard.statistics import accuracy, pack_labels, pack_outcomes
+from robustbench_lite.leaderboard.stored_protocol import protocol_hash
 
 ATTACKS = ("pgd20_ce", "cwinf30_k50", "aa_standard")
 PARAMETERS = {"loss": "ce", "steps": 20, "restarts": 1, "start": "uniform", "keep": "best_loss"}
@@ -39,7 +40,6 @@ def result(index: int, n: int, labels: str, rng: np.random.Generator) -> dict[st
     rates = np.sort(rng.random(1 + len(ATTACKS)))[::-1]
     clean, *robust = (strength < rate for rate in rates)
     counted = [accuracy(int(bits.sum()), n) for bits in (clean, *robust)]
-    eps = f"{1 + index % GROUPS}/255"
     return {
         "schema_version": 1,
         "name": f"network {index}",
@@ -49,20 +49,7 @@ def result(index: int, n: int, labels: str, rng: np.random.Generator) -> dict[st
         "extra_data": False,
         "dataset": {"name": "cifar10", "split": "test", "hash": "sha256:data", "canonical": True},
         "model": {"kind": "checkpoint", "hash": f"sha256:{index}", "selection": "last epoch"},
-        "protocol": {
-            "id": f"linf_standard@{eps}.v2",
-            "name": "linf_standard",
-            "version": 2,
-            "norm": "Linf",
-            "eps": eps,
-            "eps_value": (1 + index % GROUPS) / 255,
-            "engine": "ours",
-            "engine_version": "1",
-            "attacks": [
-                {"name": name, "title": name, "attack": "pgd", **PARAMETERS} for name in ATTACKS
-            ],
-            "hash": "sha256:protocol",
-        },
+        "protocol": protocol(index),
         "n_examples": n,
         "examples": {"first": 0, "count": n},
         "seed": 0,
@@ -87,6 +74,25 @@ def result(index: int, n: int, labels: str, rng: np.random.Generator) -> dict[st
         "git_commit": "0123456789abcdef",
         "environment": {"versions": {"torch": "2.13.0", "numpy": "2.4.6"}, "device_name": "none"},
     }
+
+
+def protocol(index: int) -> dict[str, object]:
+    """What a result stores of its protocol, which is one of `GROUPS`."""
+    eps = f"{1 + index % GROUPS}/255"
+    plan: dict[str, object] = {
+        "id": f"linf_standard@{eps}.v2",
+        "name": "linf_standard",
+        "version": 2,
+        "norm": "Linf",
+        "eps": eps,
+        "eps_value": (1 + index % GROUPS) / 255,
+        "engine": "ours",
+        "engine_version": "1",
+        "attacks": [
+            {"name": name, "title": name, "attack": "pgd", **PARAMETERS} for name in ATTACKS
+        ],
+    }
+    return {**plan, "hash": protocol_hash(plan)}
 
 
 def timed(what: str, action: Callable[[], T]) -> T:

@@ -92,6 +92,7 @@ class _Reader:
             self.data.setdefault(key, [])
 
     def table(self) -> PublishedTable:
+        """The whole table; refuses a row id that is there twice."""
         columns = self.columns()
         rows = [*self.rows(columns), *self.csv_rows(columns)]
         ids = [row.id for row in rows]
@@ -111,6 +112,7 @@ class _Reader:
         )
 
     def columns(self) -> list[dict[str, Any]]:
+        """The columns, with defaults for the keys that a column may leave out."""
         found: list[dict[str, Any]] = []
         for place, data in enumerate(self.data["columns"]):
             where = f"columns[{place}]"
@@ -134,6 +136,7 @@ class _Reader:
         return found
 
     def rows(self, columns: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+        """Rows that stand in the TOML file itself."""
         for place, data in enumerate(self.data["rows"]):
             where = f"rows[{place}]"
             self.check(data, {*ROW_MORE, *TERMS, "values", "cells"}, where)
@@ -166,6 +169,7 @@ class _Reader:
             raise self.refuse(f"changes names no row of the CSV: {sorted(changes)[0]!r}")
 
     def csv_facts(self, layout: Mapping[str, Any]) -> list[dict[str, str]]:
+        """Every line of the CSV, by its field names."""
         file = self.path.parent / self.typed(layout, "file", "", "csv")
         try:
             with file.open(encoding="utf-8", newline="") as lines:
@@ -182,6 +186,7 @@ class _Reader:
         where: str,
         facts: Mapping[str, str],
     ) -> Row:
+        """One row: a cell for every column that it has a number in."""
         about = {key: self.typed(data, key, kind, where) for key, kind in ROW_MORE.items()}
         self.check_words(data, where)
         if not about["id"] or not about["method"]:
@@ -208,6 +213,7 @@ class _Reader:
         override: Mapping[str, Any],
         where: str,
     ) -> Cell:
+        """One number; of each term the nearest word counts: of cell, row, column, table."""
         where = f"{where}.{column['key']}"
         self.check(override, {*TERMS, "note", "also"}, where)
         self.check_words(override, where)
@@ -244,6 +250,7 @@ class _Reader:
         )
 
     def relations(self, ids: set[str]) -> Iterator[Relation]:
+        """Which row the source says is above which."""
         for place, data in enumerate(self.data["relations"]):
             where = f"relations[{place}]"
             self.check(data, {"metric", "above", "below", "source"}, where)
@@ -253,6 +260,7 @@ class _Reader:
             yield Relation(**data)
 
     def check(self, data: Mapping[str, Any], known: set[str], where: str) -> None:
+        """Refuse a key that nobody reads, naming the nearest known one."""
         for key in data:
             if key not in known:
                 near = difflib.get_close_matches(key, sorted(known), n=1)
@@ -271,6 +279,7 @@ class _Reader:
                 raise self.refuse(f"{where}: {key}={data[key]!r} is no radius such as 8/255")
 
     def typed(self, data: Mapping[str, Any], key: str, default: object, where: str) -> Any:
+        """A value of the kind of its default, which stands in where the key is absent."""
         value = data.get(key, default)
         if type(value) is not type(default):
             kind = type(default).__name__
@@ -278,4 +287,5 @@ class _Reader:
         return value
 
     def refuse(self, what: str) -> ResultError:
+        """The exception that names the file."""
         return ResultError(f"{self.path}: {what}")

@@ -6,15 +6,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from robustbench_lite.leaderboard.entries import submission_flag
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
 from robustbench_lite.leaderboard.records import (
     Accuracy,
     AttackResult,
-    AttackSpec,
     DatasetInfo,
     Flag,
     ModelInfo,
@@ -22,20 +23,17 @@ from robustbench_lite.leaderboard.records import (
     Result,
 )
 from robustbench_lite.leaderboard.result_checks import (
-    check_eps,
     check_outcomes,
     check_stages,
     read_accuracy,
 )
+from robustbench_lite.leaderboard.stored_protocol import read_protocol
 
 __all__ = ["FILE_NAME", "SCHEMA_VERSION", "Result", "find_results", "load_result"]
 
 SCHEMA_VERSION = 1
 FILE_NAME = "result.json"
 MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
-MOST_PROTOCOLS = 1000  # kept in memory once read
-
-_protocols: dict[str, ProtocolInfo] = {}
 
 
 def find_results(paths: Iterable[str | Path]) -> list[Path]:
@@ -82,7 +80,8 @@ def load_result(path: str | Path) -> Result:
     """Read one result and refuse it unless it agrees with itself.
 
     Every accuracy is recomputed from its counts, every count from the packed outcomes where there
-    are any, and every interval from the counts: an edited number is caught.
+    are any, and every interval from the counts: an edited number is caught. A submitted result that
+    nobody verified (see `entries`) carries a flag that says so.
 
     Args:
         path: a `result.json`, or the folder that holds it.
@@ -99,8 +98,11 @@ def load_result(path: str | Path) -> Result:
     except IsADirectoryError:
         file = os.path.join(file, FILE_NAME)
         content = _read(file)
-    digest = hashlib.sha256(content).hexdigest()
-    return _result(Fields(_parse(file, content), file), f"sha256:{digest}")
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    result = _result(Fields(_parse(file, content), file), digest)
+    if (flag := submission_flag(file, digest)) is not None:
+        return replace(result, flags=(*result.flags, flag), status="unverified")
+    return result
 
 
 def _read(file: str) -> bytes:
@@ -151,7 +153,7 @@ def _result(fields: Fields, file_hash: str) -> Result:
     examples = fields.child("examples")
     if examples.integer("count", 1) != n:
         raise examples.refuse("count", f"n_examples, which is {n}")
-    protocol = _protocol(fields.child("protocol"))
+    protocol = read_protocol(fields.child("protocol"))
     clean = read_accuracy(fields.child("clean_accuracy"), n)
     robust = read_accuracy(fields.child("robust_accuracy"), n)
     attacks = _attacks(fields, protocol, clean)
@@ -205,55 +207,10 @@ def _dataset(fields: Fields) -> DatasetInfo:
 
 def _model(fields: Fields) -> ModelInfo:
     return ModelInfo(
-        kind=fields.choice("kind", ("checkpoint", "factory")),
+        kind=fields.choice("kind", ("checkpoint", "factory", "submission")),
         hash=fields.text("hash"),
         selection=fields.optional_text("selection"),
     )
-
-
-def _protocol(fields: Fields) -> ProtocolInfo:
-    """The protocol of a result; the thousands of one leaderboard have few different ones."""
-    text = repr(fields.data)  # unlike equality, it tells 1 from 1.0 and from true
-    known = _protocols.get(text)
-    if known is None:
-        known = _read_protocol(fields)
-        if len(_protocols) >= MOST_PROTOCOLS:
-            _protocols.clear()
-        _protocols[text] = known
-    return known
-
-
-def _read_protocol(fields: Fields) -> ProtocolInfo:
-    attacks = tuple(_attack_spec(attack) for attack in fields.children("attacks"))
-    names = [attack.name for attack in attacks]
-    if len(set(names)) < len(names) or not names:
-        raise fields.refuse("attacks", "at least one attack and unique names")
-    protocol = ProtocolInfo(
-        id=fields.text("id"),
-        name=fields.text("name"),
-        version=fields.integer("version", 1),
-        norm=fields.text("norm"),
-        eps=fields.text("eps"),
-        eps_value=check_eps(fields),
-        engine=fields.text("engine"),
-        engine_version=fields.optional_text("engine_version"),
-        hash=fields.text("hash"),
-        attacks=attacks,
-    )
-    suffix = "" if protocol.engine == "ours" else f".{protocol.engine}"
-    expected = f"{protocol.name}@{protocol.eps}.v{protocol.version}{suffix}"
-    if protocol.id != expected:
-        raise fields.refuse("id", f"{shown(expected)}, from its name, eps, version and engine")
-    return protocol
-
-
-def _attack_spec(fields: Fields) -> AttackSpec:
-    parameters = tuple(
-        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for key, value in fields.data.items()
-        if key not in ("name", "title")
-    )
-    return AttackSpec(fields.text("name"), fields.text("title"), parameters)
 
 
 def _attacks(fields: Fields, protocol: ProtocolInfo, clean: Accuracy) -> dict[str, AttackResult]:

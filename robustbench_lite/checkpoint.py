@@ -42,6 +42,7 @@ __all__ = [
     "load_checkpoint",
     "model_hash",
     "near_paths",
+    "network_digest",
     "network_without_weights",
     "parameter_count",
     "put_on_device",
@@ -139,7 +140,7 @@ def checkpoint_hash(folder: str | Path) -> str:
         InputError: for a folder that is not a checkpoint.
     """
     card, tensors = _read_folder(folder)
-    return _digest(function_fields(card), tensors)
+    return network_digest(function_fields(card), tensors)
 
 
 def model_hash(model: nn.Module) -> str:
@@ -155,10 +156,11 @@ def model_hash(model: nn.Module) -> str:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors |= {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     classes = [[name, type(module).__qualname__] for name, module in model.named_modules()]
-    return _digest({"modules": classes}, tensors)
+    return network_digest({"modules": classes}, tensors)
 
 
-def _digest(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+def network_digest(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """`"sha256:..."` over what says which network it is, and its tensors by name."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import pandas  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 from robustbench_lite.attacks.random_numbers import fold_seed
 from robustbench_lite.attacks.run_attack import check_attack, run_attack
-from robustbench_lite.attacks.search_network import Precision, search_network
+from robustbench_lite.attacks.search_network import search_network
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
-from robustbench_lite.defenses.catalogue import shown_name
-from robustbench_lite.differences import first_line
 from robustbench_lite.errors import InputError
+from robustbench_lite.evaluation_terms import Settings, evaluation_header
 from robustbench_lite.evidence import compress
 from robustbench_lite.flag_checks import measure_flags
-from robustbench_lite.ledger import CLEAN, Header, Ledger, check_environment, open_ledger
-from robustbench_lite.model_source import LoadedModel, check_model_contract
-from robustbench_lite.numerics import check_seed, deterministic, device_name
-from robustbench_lite.provenance import current_versions, git_commit
+from robustbench_lite.ledger import CLEAN, Ledger, check_environment, open_ledger
+from robustbench_lite.model_checks import check_attackable
+from robustbench_lite.model_source import LoadedModel
+from robustbench_lite.numerics import check_seed, deterministic
+from robustbench_lite.part_rows import part_rows
 from robustbench_lite.results import write_results
 from robustbench_lite.storage import write_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
 
-logger = logging.getLogger(__name__)
-
-Evidence = Literal["none", "int8", "float32"]
-# On a CPU the activations of a small batch stay in the cache: 100 images of small networks run up
-# to twice as fast per image as 500. `rbl evaluate --plan` measures it for a network.
-DEFAULT_BATCH_SIZE = {"cpu": 100, "cuda": 500}
-DEFAULT_CHUNK_SIZE = 500
+__all__ = ["Progress", "Settings", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -64,56 +53,6 @@ class Progress:
     total: int
     attacked: int
     survived: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What fixes the bits; None takes the default, or what a begun folder was begun with.
-
-    Args:
-        batch_size: rows per forward pass of attacks and of the verifier. Default: see
-            `DEFAULT_BATCH_SIZE`.
-        chunk_size: examples per part. Default 500.
-        threads: CPU threads. Default: torch's own.
-        evidence: `"int8"` keeps the perturbations of broken examples beside each part, judged again
-            after rounding (see `robustbench_lite.evidence`); `"float32"` keeps every adversarial
-            image as it was; `"none"` only hashes. Default `"none"`.
-        precision: `"mixed"` lets attacks that can search in float16 do so; every verdict is a
-            float32 pass of the plain network in any case. Default `"float32"`.
-    """
-
-    batch_size: int | None = None
-    chunk_size: int | None = None
-    threads: int | None = None
-    evidence: Evidence | None = None
-    precision: Precision | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name}={value} must be at least 1")
-        if self.evidence not in (None, "none", "int8", "float32"):
-            raise InputError(
-                f"evidence={self.evidence!r} is unknown; available: none, int8, float32"
-            )
-        if self.precision not in (None, "float32", "mixed"):
-            raise InputError(f"precision={self.precision!r} is unknown; available: float32, mixed")
-
-    def wishes(self) -> dict[str, object]:
-        """What was asked for explicitly."""
-        return {key: value for key, value in vars(self).items() if value is not None}
-
-    def filled(self, device: torch.device) -> dict[str, object]:
-        """Every setting, with defaults where nothing was asked."""
-        defaults: dict[str, object] = {
-            "batch_size": DEFAULT_BATCH_SIZE[device.type],
-            "chunk_size": DEFAULT_CHUNK_SIZE,
-            "threads": torch.get_num_threads(),
-            "evidence": "none",
-            "precision": "float32",
-        }
-        return defaults | self.wishes()
 
 
 def evaluate(
@@ -162,54 +101,11 @@ def evaluate(
     protocol.threat.check_diameter(data.images[0].numel())
     for spec in protocol.attacks:
         check_attack(spec, protocol.threat, num_classes=data.num_classes)
-    header = _header(source, data, protocol, n, seed, settings, device)
+    header = evaluation_header(source, data, protocol, n, seed, settings, device)
     ledger = open_ledger(out, header, wishes=settings.wishes())
     run = _Evaluation(ledger, source, data, protocol, n, seed, device)
     run.do_missing(progress, now=header.environment)
     return write_results(ledger, [spec.name for spec in protocol.attacks], run.chunks)
-
-
-def _header(
-    source: LoadedModel,
-    data: Split,
-    protocol: Protocol,
-    n: int,
-    seed: int,
-    settings: Settings,
-    device: torch.device,
-) -> Header:
-    card = source.card
-    return Header(
-        identity={
-            "model": {"name": source.name, "kind": source.kind, "hash": source.hash},
-            "dataset": {"name": data.name, "split": data.split, "hash": data.content_hash},
-            "examples": {"first": 0, "count": n},
-            "protocol": {**protocol.as_dict(), "hash": protocol.hash},
-            "seed": seed,
-        },
-        settings={
-            **settings.filled(device),
-            "device": device.type,
-            "tf32": False,
-            "cudnn_deterministic": True,
-            "cudnn_benchmark": False,
-        },
-        environment={
-            "versions": current_versions(),
-            "git_commit": git_commit(),
-            "device_name": device_name(device),
-        },
-        about={
-            "defense": shown_name(card.defense) if card else "",
-            "architecture": card.architecture if card else "",
-            "parameters": source.parameters,
-            # A recipe trains on its data set alone; of other networks nobody has said.
-            "extra_data": False if card and card.recipe else None,
-            "selection": card.selection if card else "",
-            "trained_on": card.dataset_hash if card else "",
-            "dataset_canonical": data.canonical,
-        },
-    )
 
 
 class _Evaluation:
@@ -251,7 +147,7 @@ class _Evaluation:
         check_environment(self.ledger, now)
         total = self.chunks * (len(specs) + 1)
         with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
-            self._check_model()
+            check_attackable(self.model, self.data)
             # A folder without a finished part may hold the checks of another network.
             if len(missing) == total or not self.ledger.checks_path.exists():
                 self._measure_flags()
@@ -293,39 +189,6 @@ class _Evaluation:
                 f"{name}, chunk {chunk}: out of device memory with batches of {self.batch_size}; "
                 "choose another --out with a smaller --batch-size"
             ) from error
-
-    def _check_model(self) -> None:
-        """Shape, classes, finite logits, also for one image; gradients; and that the network
-        leaves its input as it was."""
-        x = self.data.pixels(slice(0, 8))
-        given = x.clone()
-        classes, name = self.data.num_classes, self.data.name
-        check_model_contract(self.model, x, classes, dataset=name)
-        if not torch.equal(x, given):
-            low, high = x.min().item(), x.max().item()
-            raise InputError(
-                "the model changes its input images in place (they were in [0, 1], now in "
-                f"[{low:.3g}, {high:.3g}]): normalise a copy, as in (x - mean) / std"
-            )
-        check_model_contract(self.model, x[:1], classes, dataset=name)
-        self._check_gradients(x)
-
-    def _check_gradients(self, x: Tensor) -> None:
-        """Attacks need gradients on the input; say so before hours of work."""
-        images = x.clone().requires_grad_(True)
-        with torch.enable_grad(), attacked(self.model):
-            logits = self.model(images)
-            if not logits.requires_grad:
-                raise InputError(
-                    "the model's logits carry no gradient (torch.no_grad or .detach() in its "
-                    "forward?): gradient attacks cannot run on it"
-                )
-            try:
-                torch.autograd.grad(logits.float().sum(), images)
-            except RuntimeError as error:
-                raise InputError(
-                    f"no gradient reaches the model's input: {first_line(error)}"
-                ) from error
 
     def _do_part(self, chunk: int, spec: AttackSpec | None) -> Tensor:
         """Compute and store one part; returns which of its examples are broken, bool (N,)."""
@@ -369,7 +232,7 @@ class _Evaluation:
             counter.forwards + searched.forwards,
             counter.backwards + searched.backwards,
         )
-        rows = _rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage)
+        rows = part_rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage)
         evidence = self._evidence(x, x_adv, y, verdict) if spec else None
         self.ledger.write_part(name, chunk, rows, evidence)
         return verdict.broken
@@ -406,40 +269,6 @@ class _Evaluation:
             batch_size=self.batch_size,
             passes=self.protocol.passes,
         )
-
-
-def _rows(
-    name: str,
-    ids: Tensor,
-    labels: Tensor,
-    clean_predictions: Tensor,
-    verdict: Verdict,
-    passes: tuple[int, int],
-    x_adv: Tensor,
-    stage: np.ndarray,
-) -> pandas.DataFrame:
-    """The part's table. Passes are the mean per example: attacks work in batches."""
-    n = max(len(ids), 1)
-    return pandas.DataFrame(
-        {
-            "example_id": ids.numpy(),
-            "label": labels.numpy(),
-            "clean_prediction": clean_predictions.numpy(),
-            "attack": [name] * len(ids),
-            "broken": verdict.broken.cpu().numpy(),
-            "stage": stage,
-            "prediction": verdict.prediction.cpu().numpy(),
-            "linf": verdict.linf.cpu().numpy(),
-            "l2": verdict.l2.cpu().numpy(),
-            "l1": verdict.l1.cpu().numpy(),
-            "forwards": np.full(len(ids), passes[0] / n),
-            "backwards": np.full(len(ids), passes[1] / n),
-            "loss": verdict.loss.cpu().numpy(),
-            "sha256": [
-                hashlib.sha256(image.tobytes()).hexdigest() for image in x_adv.cpu().numpy()
-            ],
-        }
-    )
 
 
 def _note_time(folder: Path, attack: str, chunk: int, seconds: float) -> None:

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.checkpoint import (
     Card,
+    check_weights,
     checkpoint_hash,
     load_checkpoint,
     model_hash,
@@ -26,6 +28,7 @@ from robustbench_lite.checkpoint import (
     parameter_count,
     put_on_device,
 )
+from robustbench_lite.defenses.catalogue import shown_name
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,25 @@ class LoadedModel:
         card: of a checkpoint.
         num_classes: K of the card, or what the caller asked of a factory; None if neither.
         parameters: how many it has.
+        defense: as tables show it; empty when unknown.
+        architecture: likewise.
+        extra_data: whether it saw other data than the training split; None when nobody said.
+        selection: how its epoch was chosen; empty when unknown.
+        trained_on: content hash of its training data; empty when unknown.
     """
 
     model: nn.Module
     name: str
-    kind: Literal["checkpoint", "factory"]
+    kind: Literal["checkpoint", "factory", "submission"]
     hash: str
     card: Card | None
     num_classes: int | None
     parameters: int
+    defense: str = ""
+    architecture: str = ""
+    extra_data: bool | None = None
+    selection: str = ""
+    trained_on: str = ""
 
 
 def resolve_model(
@@ -99,6 +112,12 @@ def resolve_model(
         card=card,
         num_classes=card.num_classes,
         parameters=card.parameters,
+        defense=shown_name(card.defense),
+        architecture=card.architecture,
+        # A recipe trains on its data set alone; of other networks nobody has said.
+        extra_data=False if card.recipe else None,
+        selection=card.selection,
+        trained_on=card.dataset_hash,
     )
 
 
@@ -170,11 +189,50 @@ def _from_factory(
             f"model {source}:{attribute} runs code from {source}; add --allow-code if you trust it"
         )
     module = _run_file(path) if is_file else _import(source)
-    model = _call(module, source, attribute)
-    model = put_on_device(model, device).eval()
+    model = put_on_device(_call(module, source, attribute), device).eval()
     return LoadedModel(
         model=model,
         name=f"{path.name if is_file else source}:{attribute}",
+        kind="factory",
+        hash=_factory_hash(model, module),
+        card=None,
+        num_classes=num_classes,
+        parameters=parameter_count(model),
+    )
+
+
+def load_factory(
+    path: Path,
+    attribute: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    num_classes: int,
+    device: str | torch.device,
+) -> LoadedModel:
+    """Run a factory of a file, then give its network weights that are stored apart.
+
+    Args:
+        path: a `.py` file, whose code is run.
+        attribute: the factory.
+        tensors: weights by name: all of the network's, and no others.
+        num_classes: K.
+        device: where the network is put.
+
+    Raises:
+        InputError: one line for whatever fails in the code, and for weights that do not fit.
+    """
+    module = _run_file(path)
+    model = _call(module, path.name, attribute)
+    try:
+        check_weights(tensors, model, "the weights file", num_classes)
+        model.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path.name}: its weights cannot be loaded: {_one_line(error)}"
+        ) from error
+    return LoadedModel(
+        model=put_on_device(model, device).eval(),
+        name=f"{path.name}:{attribute}",
         kind="factory",
         hash=_factory_hash(model, module),
         card=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -62,7 +63,7 @@ def deterministic(*, threads: int, seed: int) -> Iterator[None]:
     before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    memory = torch.utils.deterministic
+    memory: Any = torch.utils.deterministic  # a module whose class has properties
     filled = memory.fill_uninitialized_memory
     devices = list(range(torch.cuda.device_count()))
     try:

@@ -113,14 +113,14 @@ def test_results_of_different_length_are_paired_on_what_both_have(tmp_path: Path
 
 
 def test_attacks_that_only_one_has_are_left_out_and_the_terms_are_told(tmp_path: Path) -> None:
-    plan = protocol(["pgd20_ce"], version=2, id="linf_standard@0.1.v2", hash="sha256:other")
+    plan = protocol(["pgd20_ce"], version=2, id="linf_standard@0.1.v2")
     a = result(tmp_path, "a", {"pgd20_ce": first(30, N), "aa_standard": first(29, N)})
     b = result(tmp_path, "b", {"pgd20_ce": first(20, N)}, protocol=plan, seed=7)
     comparison = compared(a, b)
     assert [pair.title for pair in comparison.pairs] == ["Clean", "PGD-20", "Worst case"]
     assert comparison.terms == (
         "protocol: linf_standard@0.1.v1 and linf_standard@0.1.v2",
-        "protocol content: sha256:protocol and sha256:other",
+        f"protocol content: {load_result(a).protocol.hash} and {plan['hash']}",
         "seed: 0 and 7",
     )
     for format in ("terminal", "markdown"):

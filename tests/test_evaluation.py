@@ -352,7 +352,7 @@ def test_models_that_attacks_cannot_run_on_are_one_line(model, message, digits, 
 
 def test_work_left_is_not_finished_in_another_environment(source, digits, tmp_path, monkeypatch):
     run(source, digits, tmp_path / "r")
-    monkeypatch.setattr("robustbench_lite.evaluation.git_commit", lambda: "another")
+    monkeypatch.setattr("robustbench_lite.evaluation_terms.git_commit", lambda: "another")
     run(source, digits, tmp_path / "r")  # nothing is left: the stored result stands
     (tmp_path / "r/parts/pgd20_ce/00001.parquet").unlink()
     with pytest.raises(LedgerMismatchError, match="git_commit: .* there, another now"):

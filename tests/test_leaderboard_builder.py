@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -104,13 +105,20 @@ def protocol(attacks: list[str], **changes: Any) -> dict[str, Any]:
         "eps_value": 0.1,
         "engine": "ours",
         "engine_version": "1",
-        "hash": "sha256:protocol",
         "attacks": [
             {"name": name, "title": TITLES.get(name, name), "attack": "pgd", "steps": 20}
             for name in attacks
         ],
     }
-    return {**data, **changes}
+    return hashed({**data, **changes})
+
+
+def hashed(plan: dict[str, Any]) -> dict[str, Any]:
+    """A protocol with the hash of its content; written apart from the package."""
+    kept = {key: value for key, value in plan.items() if key != "hash"}
+    kept["attacks"] = [{k: v for k, v in spec.items() if k != "title"} for spec in plan["attacks"]]
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return {**plan, "hash": "sha256:" + hashlib.sha256(text.encode()).hexdigest()}
 
 
 def simple(name: str, robust: int, n: int = 40, **changes: Any) -> dict[str, Any]:

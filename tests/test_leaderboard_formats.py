@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_leaderboard_builder import HOSTILE, demo, flagged, simple, store
+from test_leaderboard_builder import HOSTILE, demo, flagged, protocol, simple, store
 
 from robustbench_lite.leaderboard import ResultError, build_table, load_result, render, render_page
 
@@ -76,9 +76,10 @@ def test_csv_is_as_agreed(tmp_path: Path) -> None:
     assert [float(cells[8]), float(cells[9])] == pytest.approx([low, high], abs=1e-12)
     assert len(cells[8]) > 12
     cells[8:10] = []
+    plan = protocol(["pgd20_ce"])["hash"]
     assert "|".join(cells) == (
         "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|||linf_standard@0.1.v1|ours 1|verified||"
-        "False|40.5|digits|test|Linf|0.1|0.1|0|0|sha256:data|True|sha256:protocol|"
+        f"False|40.5|digits|test|Linf|0.1|0.1|0|0|sha256:data|True|{plan}|"
         "sha256:model of a,b|"
     )
 
@@ -134,8 +135,7 @@ def test_headings_that_would_be_equal_carry_hashes(tmp_path: Path) -> None:
 
 
 def test_a_fraction_is_printed_with_its_value(tmp_path: Path) -> None:
-    plan = {**simple("x", 30)["protocol"], "eps": "8/255", "eps_value": 8 / 255}
-    plan["id"] = "linf_standard@8/255.v1"
+    plan = protocol(["pgd20_ce"], id="linf_standard@8/255.v1", eps="8/255", eps_value=8 / 255)
     assert "eps=8/255 (0.03137)" in shown(tmp_path, [simple("x", 30, protocol=plan)], "terminal")
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_leaderboard_builder import HOSTILE, accuracy_of, demo, first, flagged, simple, store
+from test_leaderboard_builder import (
+    HOSTILE,
+    accuracy_of,
+    demo,
+    first,
+    flagged,
+    hashed,
+    simple,
+    store,
+)
 
 from robustbench_lite.leaderboard import load_result, render_page, write_page
 from robustbench_lite.leaderboard.interval_bars import Axis
@@ -59,13 +68,13 @@ def hostile() -> list[dict[str, Any]]:
     rows = []
     for i, text in enumerate(HOSTILE):
         plan = simple("", 3)["protocol"]
-        plan["hash"] = text
         plan["attacks"][0].update(title=text, attack=text, **{text: text})
         flags = flagged(text)
         flags["flags"][0].update(meaning=text, follow_up=text)
         rows.append(
             simple(
-                text, 30 - i, defense=text, architecture=text, protocol=plan, git_commit=text,
+                text, 30 - i, defense=text, architecture=text, protocol=hashed(plan),
+                git_commit=text,
                 dataset={"name": text, "split": text, "hash": text, "canonical": None},
                 model={"kind": "factory", "hash": text, "selection": text},
                 environment={text: text}, **(flags if i % 2 else {}),
@@ -108,7 +117,7 @@ def test_each_row_has_a_panel_with_all_that_is_known(tmp_path: Path) -> None:
         "Weights sha256:model of x",
         "Epoch chosen by best validation robust accuracy",
         "Engine ours 1",
-        "Content sha256:protocol",
+        f"Content {result.protocol.hash}",
         "Content sha256:data",
         "Seed 0 Batch size 7 Chunk size 500",
         "Versions torch 9.9.9 Device name some device Commit 0123456789abcdef",
@@ -124,7 +133,7 @@ def test_the_command_of_a_row_names_all_that_fixes_its_numbers(tmp_path: Path) -
         "engine": "reference",
         "engine_version": "pyautoattack 1",
     }
-    plan["id"] += ".reference"
+    plan = hashed({**plan, "id": plan["id"] + ".reference"})
     settings = {"batch_size": 7, "device": "cpu", "precision": "mixed", "evidence": "none"}
     contents = [
         simple("a", 30),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_leaderboard_builder import HOSTILE, simple, store
+from test_leaderboard_builder import HOSTILE, protocol, simple, store
 from test_leaderboard_page import Page, words
 
 from robustbench_lite.leaderboard import build_table, load_result, render, render_page
@@ -86,8 +86,7 @@ def test_reported_rows_never_have_a_rank_nor_share_a_table_with_measured_ones(
     tmp_path: Path,
 ) -> None:
     dataset = {"name": "cifar10", "split": "test", "hash": "sha256:x", "canonical": True}
-    plan = {**simple("x", 30)["protocol"], "eps": "8/255", "eps_value": 8 / 255}
-    plan["id"] = "linf_standard@8/255.v1"
+    plan = protocol(["pgd20_ce"], id="linf_standard@8/255.v1", eps="8/255", eps_value=8 / 255)
     result = load_result(store(tmp_path, simple("mine", 3, dataset=dataset, protocol=plan)))
     table = build_table([result], reported_rows([published()]))
     assert list(table["name"]) == ["mine", "LBGAT", "TRADES", "MART"]

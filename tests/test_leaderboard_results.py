@@ -22,8 +22,10 @@ from test_leaderboard_builder import (
     wilson,
 )
 
+from robustbench_lite.attacks.protocol import load_protocol, protocol_files
 from robustbench_lite.leaderboard import ResultError, find_results, load_result
 from robustbench_lite.leaderboard.statistics import pack_labels
+from robustbench_lite.leaderboard.stored_protocol import protocol_hash
 
 Data = dict[str, Any]
 
@@ -114,6 +116,11 @@ TAMPERED = {
     "eps not a number": (_set("protocol", "eps", "big"), "'8/255'"),
     "eps over zero": (_set("protocol", "eps", "1/0"), "'8/255'"),
     "id edited": (_set("protocol", "id", "linf_standard@0.2.v1"), "protocol.id"),
+    "protocol hash edited": (_set("protocol", "hash", "sha256:0"), "protocol.hash"),
+    "steps edited": (_set("protocol", "attacks", 0, "steps", 1), "from the rest of the protocol"),
+    "steps as float": (_set("protocol", "attacks", 0, "steps", 20.0), "protocol.hash"),
+    "protocol key added": (_set("protocol", "passes", 2), "protocol.hash"),
+    "engine of another version": (_set("protocol", "engine_version", "2"), "protocol.hash"),
     "attack dropped": (_set("attacks", {}), "missing key 'attacks.pgd20_ce'"),
     "attack invented": (_set("attacks", "mine", {}), "is no attack of the protocol"),
     "no attacks": (_set("protocol", "attacks", []), "at least one attack"),
@@ -286,6 +293,36 @@ def test_a_protocol_seen_before_is_checked_again_when_it_only_looks_equal(tmp_pa
         data["protocol"][key] = value
         with pytest.raises(ResultError, match=f"protocol\\.{key}"):
             load_result(store(tmp_path / "b", data))
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"), [*((name, None) for name in protocol_files()), ("aa_plus", "reference")]
+)
+def test_the_hash_of_every_protocol_follows_from_what_is_stored(
+    name: str, engine: str | None
+) -> None:
+    plan = load_protocol(name, eps="8/255", engine=engine)
+    stored = json.loads(json.dumps({**plan.as_dict(), "hash": plan.hash}))
+    assert protocol_hash(stored) == plan.hash
+    stored["attacks"][0]["title"] = "another"
+    assert protocol_hash(stored) == plan.hash
+    stored["attacks"][0]["mine"] = "another"
+    assert protocol_hash(stored) != plan.hash
+
+
+def test_titles_are_free(tmp_path: Path) -> None:
+    data = simple("a", 30)
+    data["protocol"]["attacks"][0]["title"] = "PGD of twenty steps"
+    assert load_result(store(tmp_path, data)).protocol.attacks[0].title == "PGD of twenty steps"
+
+
+def test_a_nested_protocol_is_refused_in_one_line_at_every_depth(tmp_path: Path) -> None:
+    text = json.dumps(simple("a", 30))
+    for depth in range(900, 1000):  # around where Python's limit stops the parser, then the hash
+        deep = f'"deep": {"[" * depth}{"]" * depth}, "norm": "Linf"'
+        (tmp_path / "result.json").write_text(text.replace('"norm": "Linf"', deep, 1))
+        with pytest.raises(ResultError, match=r"nested too deeply|protocol\.hash"):
+            load_result(tmp_path)
 
 
 def test_find_takes_a_linked_file_once_and_follows_no_linked_folder(tmp_path: Path) -> None:

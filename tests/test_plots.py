@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_leaderboard_builder import HOSTILE, content, first, protocol, simple, store
+from test_leaderboard_builder import HOSTILE, content, first, hashed, protocol, simple, store
 from test_per_class import write
 
 from robustbench_lite.cli import main
@@ -30,8 +30,8 @@ def at(
     folder: Path, network: str, eps: str, robust: int, shown: str = "", **changes: Any
 ) -> Result:
     numerator, _, denominator = eps.partition("/")
-    plan = protocol(["pgd20_ce"], eps=eps, id=f"linf_standard@{eps}.v1")
-    plan["eps_value"] = int(numerator) / int(denominator)
+    value = int(numerator) / int(denominator)
+    plan = protocol(["pgd20_ce"], eps=eps, eps_value=value, id=f"linf_standard@{eps}.v1")
     model = {"kind": "checkpoint", "hash": f"sha256:{network}", "selection": ""}
     changes = {"protocol": plan, "model": model, **changes}
     data = simple(shown or network, robust, **changes)
@@ -88,8 +88,9 @@ def test_what_shares_no_curve_is_refused_with_the_difference(tmp_path: Path) -> 
 
 
 def steps_result(folder: Path, name: str, steps: int, robust: int, **spec: Any) -> Result:
-    plan = protocol([f"pgd{steps}"], hash=f"sha256:{steps}{spec}")
+    plan = protocol([f"pgd{steps}"])
     plan["attacks"][0].update(steps=steps, loss="ce", alpha=1 / steps, **spec)
+    plan = hashed(plan)
     data = content(
         name, first(40, 40), {f"pgd{steps}": first(robust, 40)}, protocol=plan,
         model={"kind": "checkpoint", "hash": f"sha256:{name}", "selection": ""},

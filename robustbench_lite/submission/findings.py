@@ -1,0 +1,73 @@
+"""What checking found: each finding with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from robustbench_lite.errors import InputError
+
+Level = Literal["error", "warning", "ok"]
+_LEVELS: tuple[Level, ...] = ("error", "warning", "ok")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a report.
+
+    Args:
+        level: `"error"` refuses, `"warning"` is a remark, `"ok"` tells what was checked.
+        what: what was seen.
+        fix: what to do; empty for `"ok"`.
+    """
+
+    level: Level
+    what: str
+    fix: str = ""
+
+    def line(self) -> str:
+        """As printed: `error    what: fix`."""
+        text = f"{self.what}: {self.fix}" if self.fix else self.what
+        return f"{self.level:8} {' '.join(text.split())}"
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """`"refused"`, `"accepted with remarks"` or `"accepted"`."""
+    levels = {finding.level for finding in findings}
+    if "error" in levels:
+        return "refused"
+    return "accepted with remarks" if "warning" in levels else "accepted"
+
+
+def render(findings: Sequence[Finding], *, accepted: str = "accepted") -> str:
+    """All findings, the errors last, where they are seen; then the verdict.
+
+    Args:
+        findings: in any order.
+        accepted: the word for a verdict that is no refusal.
+    """
+    order = sorted(findings, key=lambda finding: -_LEVELS.index(finding.level))
+    words = verdict(findings).replace("accepted", accepted)
+    return "\n".join([*(each.line() for each in order), f"verdict: {words}"])
+
+
+def as_records(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """Plain data, to pass between processes."""
+    return [asdict(finding) for finding in findings]
+
+
+def from_records(records: Sequence[Mapping[str, str]]) -> list[Finding]:
+    """The findings that `as_records` gave.
+
+    Raises:
+        InputError: for anything else.
+    """
+    findings = []
+    try:
+        for record in records:
+            level = next(each for each in _LEVELS if each == record["level"])
+            findings.append(Finding(level, str(record["what"]), str(record["fix"])))
+    except (KeyError, TypeError, StopIteration) as error:
+        raise InputError("the checking process gave no findings that can be read") from error
+    return findings

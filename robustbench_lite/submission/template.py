@@ -1,0 +1,110 @@
+"""A new submission folder, to fill in or filled in from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from robustbench_lite.checkpoint import WEIGHTS_FILE, load_checkpoint
+from robustbench_lite.checkpoint_card import Card
+from robustbench_lite.errors import InputError
+from robustbench_lite.storage import write_bytes, write_text
+from robustbench_lite.submission.manifest import CODE, FILE, PLACEHOLDER, WEIGHTS, file_hash
+
+_MANIFEST = """\
+# Every key is explained in docs/submitting.md. `rbl submit check` says what is missing.
+schema_version = 1
+name = {name}
+authors = ["{todo}"]
+licence = "{todo}"
+
+[paper]  # both may stay empty
+title = ""
+url = ""
+
+[training]
+defense = {defense}
+data = {data}
+extra_data = false  # true when anything but the data set's training split was used
+
+{network}
+[threat]
+dataset = {dataset}
+protocol = "linf_standard"
+eps = "{todo}"
+
+[claims]  # percent, of the first `examples` test images
+clean_accuracy = 0.0
+robust_accuracy = 0.0
+examples = 1000
+"""
+_NETWORK = """\
+[network]
+factory = "build"  # of {code}; or remove {code} and write: architecture = "preact_resnet18"
+sha256 = "{todo}"  # sha256sum {weights}
+"""
+_CODE = '''\
+"""The network of this submission. Weights are loaded from model.safetensors afterwards."""
+
+from torch import nn
+
+
+def build() -> nn.Module:
+    """A network that maps images in [0, 1] to logits; it normalises by itself."""
+    raise NotImplementedError("{todo}: build your network here")
+'''
+_README = """\
+# {name}
+
+{todo}: what the defense does, how it was trained, where its code is, what to know before comparing.
+"""
+
+
+def new_submission(out: Path, name: str, *, checkpoint: Path | None) -> Path:
+    """Write a submission folder.
+
+    Args:
+        out: the folder, which must not be there.
+        name: of the submission.
+        checkpoint: take network and weights from this checkpoint folder; None leaves them open.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: when `out` is there, or the checkpoint cannot be read.
+    """
+    if out.exists():
+        raise InputError(f"{out} is there already: choose another --out, or remove it")
+    card = load_checkpoint(checkpoint)[1] if checkpoint is not None else None
+    fill = {"name": _toml(name), "todo": PLACEHOLDER}
+    if card is None:
+        fill |= {"defense": _toml(PLACEHOLDER), "data": _toml(PLACEHOLDER)}
+        fill |= {"dataset": _toml(PLACEHOLDER)}
+        network = _NETWORK.format(code=CODE, weights=WEIGHTS, todo=PLACEHOLDER)
+        write_text(out / CODE, _CODE.format(todo=PLACEHOLDER))
+    else:
+        assert checkpoint is not None
+        write_bytes(out / WEIGHTS, (checkpoint / WEIGHTS_FILE).read_bytes())
+        fill |= {"defense": _toml(card.defense or PLACEHOLDER)}
+        fill |= {"data": _toml(f"{card.dataset}, training split"), "dataset": _toml(card.dataset)}
+        network = _network_of(card, file_hash(out / WEIGHTS))
+    write_text(out / FILE, _MANIFEST.format(**fill, network=network))
+    write_text(out / "README.md", _README.format(name=name, todo=PLACEHOLDER))
+    return out
+
+
+def _network_of(card: Card, sha256: str) -> str:
+    lines = ["[network]", f"architecture = {_toml(card.architecture)}"]
+    if card.mean is not None and card.std is not None:
+        lines += [f"mean = {list(card.mean)}", f"std = {list(card.std)}"]
+    lines.append(f'sha256 = "{sha256}"')
+    if card.architecture_kwargs:
+        lines.append("[network.options]")
+        lines += [f"{key} = {_toml(value)}" for key, value in card.architecture_kwargs.items()]
+    return "\n".join([*lines, ""])
+
+
+def _toml(value: object) -> str:
+    """A string, number or truth value in TOML; JSON's is the same."""
+    return json.dumps(value, ensure_ascii=False)

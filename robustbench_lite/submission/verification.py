@@ -1,0 +1,203 @@
+"""Is an entry true? Its evidence, clean verdicts and flags; and new attacks on a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustbench_lite.datasets import Split, load_split
+from robustbench_lite.errors import InputError
+from robustbench_lite.leaderboard import load_result
+from robustbench_lite.leaderboard.entries import VERIFICATION_FILE
+from robustbench_lite.leaderboard.errors import ResultError
+from robustbench_lite.leaderboard.records import Result
+from robustbench_lite.model_source import LoadedModel
+from robustbench_lite.numerics import deterministic
+from robustbench_lite.provenance import current_versions
+from robustbench_lite.storage import write_json
+from robustbench_lite.submission.bench import Bench, Sample
+from robustbench_lite.submission.checks import CLAIM_TOLERANCE, Place
+from robustbench_lite.submission.entry import (
+    ENTRY_FILE,
+    EVIDENCE,
+    RESULT_FILE,
+    read_entry,
+    whole_manifest,
+)
+from robustbench_lite.submission.findings import Finding, as_records, from_records, verdict
+from robustbench_lite.submission.isolation import Limits, run_isolated
+from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, Manifest, file_hash
+from robustbench_lite.submission.network import load_network
+from robustbench_lite.verifier import plain_numerics
+
+
+def verify_entry(
+    entry: Path,
+    submission: Path,
+    place: Place,
+    sample: Sample,
+    *,
+    allow_code: bool,
+    limits: Limits,
+) -> list[Finding]:
+    """Check an entry against the submission it is of, and note a success beside it.
+
+    Args:
+        entry: folder of the entry.
+        submission: folder of the submission, with the weights.
+        place: where to run the network.
+        sample: what is attacked again.
+        allow_code: the user agreed to run the submitted `model.py`.
+        limits: of the process that runs it.
+
+    Returns:
+        The findings. Without an error, `verification.json` is written into the entry, which makes
+        its row verified; with one, an earlier note is removed.
+
+    Raises:
+        InputError: when entry or submission cannot be read, or the data are not there.
+    """
+    (entry / VERIFICATION_FILE).unlink(missing_ok=True)
+    manifest = whole_manifest(submission)
+    findings, result = _check_files(entry, submission, manifest)
+    if result is None:
+        return findings
+    data = load_split(manifest.dataset.name, "test", data_dir=place.data_dir, progress=True)
+    if manifest.factory:
+        if not allow_code:
+            raise InputError(f"{submission / CODE} would be run: read it, then add --allow-code")
+        request = {
+            "entry": str(entry.resolve()),
+            "submission": str(submission.resolve()),
+            **vars(sample),
+            "place": vars(place),
+        }
+        answer = run_isolated("verify", request, limits, quiet=False)
+        findings += from_records(answer["findings"])  # type: ignore[arg-type]
+    else:
+        findings += look(entry, submission, manifest, result, data, place, sample)
+    if verdict(findings) != "refused":
+        note = {
+            "result": file_hash(entry / RESULT_FILE),
+            "entry": file_hash(entry / ENTRY_FILE),
+            "k": sample.k,
+            "seed": sample.seed,
+            "versions": current_versions(),
+        }
+        write_json(entry / VERIFICATION_FILE, note)
+    return findings
+
+
+def job(request: dict[str, Any]) -> dict[str, object]:
+    """What the isolated process does; see `verify_entry`."""
+    entry, submission = Path(request["entry"]), Path(request["submission"])
+    place, sample = Place(**request["place"]), Sample(request["k"], request["seed"])
+    manifest = whole_manifest(submission)
+    data = load_split(manifest.dataset.name, "test", data_dir=place.data_dir)
+    result = load_result(entry / RESULT_FILE)
+    return {"findings": as_records(look(entry, submission, manifest, result, data, place, sample))}
+
+
+def _check_files(
+    entry: Path, submission: Path, manifest: Manifest
+) -> tuple[list[Finding], Result | None]:
+    """Do the files belong together, and does the result agree with itself?"""
+    stated = read_entry(entry)
+    files = {
+        f"{RESULT_FILE}": (entry / RESULT_FILE, stated["result"]),
+        f"{FILE} of the entry": (entry / FILE, stated["submission"]),
+        f"{FILE} of the submission": (submission / FILE, stated["submission"]),
+        WEIGHTS: (submission / WEIGHTS, stated["weights"]),
+    }
+    if manifest.factory:
+        files[CODE] = (submission / CODE, stated.get("code"))
+    for attack, digest in stated["evidence"].items():
+        files[f"evidence of {attack}"] = (entry / EVIDENCE / f"{attack}.safetensors", digest)
+    findings = [
+        Finding(
+            "error",
+            f"{name} is not the file that {ENTRY_FILE} states",
+            "run it again: `rbl submit run` writes an entry whose files belong together",
+        )
+        for name, (path, digest) in files.items()
+        if not path.is_file() or file_hash(path) != digest
+    ]
+    try:
+        result = load_result(entry / RESULT_FILE)
+    except ResultError as error:
+        fix = "results are never edited, only superseded: `rbl submit run`"
+        return [*findings, Finding("error", str(error), fix)], None
+    if findings:
+        return findings, None
+    if result.outcomes is None or result.first_example != 0:
+        what = f"{RESULT_FILE} has no outcomes per example, from the first"
+        return [Finding("error", what, "run `rbl submit run` again")], None
+    return [Finding("ok", f"{len(files)} files are those that {ENTRY_FILE} states")], result
+
+
+def look(
+    entry: Path,
+    submission: Path,
+    manifest: Manifest,
+    result: Result,
+    data: Split,
+    place: Place,
+    sample: Sample,
+) -> list[Finding]:
+    """Run the network: clean images, flags, all evidence, and the attacks on a sample."""
+    source = load_network(submission, manifest, device=place.device)
+    findings = _identity(source, manifest, result, data)
+    if findings:
+        return findings
+    findings = _claims(manifest, result)
+    threads = place.threads or torch.get_num_threads()
+    with deterministic(threads=threads, seed=result.seed), plain_numerics():
+        bench = Bench(source.model, manifest.protocol, result, data, place)
+        findings += [bench.clean(), bench.flags()]
+        for spec in manifest.protocol.attacks:
+            findings.append(bench.evidence(spec.name, entry / EVIDENCE))
+        findings.append(bench.attack_again(sample))
+    return findings
+
+
+def _identity(
+    source: LoadedModel, manifest: Manifest, result: Result, data: Split
+) -> list[Finding]:
+    """Is the result of this network, this data, this protocol, and of what is claimed?"""
+    pairs = {
+        "network": (result.model.hash, source.hash),
+        "data set": (result.dataset.hash, data.content_hash),
+        "protocol": (result.protocol.hash, manifest.protocol.hash),
+        "number of examples": (result.n_examples, manifest.examples),
+        "name": (result.name, manifest.name),
+        "extra data": (result.extra_data, manifest.extra_data),
+        "parameters": (result.parameters, source.parameters),
+    }
+    return [
+        Finding(
+            "error",
+            f"the result is of another {what}: {found}, here {here}",
+            "evaluate this submission with `rbl submit run`",
+        )
+        for what, (found, here) in pairs.items()
+        if found != here
+    ]
+
+
+def _claims(manifest: Manifest, result: Result) -> list[Finding]:
+    """Do the claims agree with what was measured?"""
+    findings = []
+    for what, claim, found in (
+        ("clean", manifest.clean_accuracy, 100 * result.clean_accuracy.value),
+        ("robust", manifest.robust_accuracy, 100 * result.robust_accuracy.value),
+    ):
+        text = f"{what} accuracy {found:.2f} %, claimed {claim:.2f} %"
+        if claim > found + CLAIM_TOLERANCE:
+            findings.append(Finding("error", text, "claim what was measured"))
+        elif claim < found - CLAIM_TOLERANCE:
+            findings.append(Finding("warning", text, "the claim may be raised"))
+        else:
+            findings.append(Finding("ok", text))
+    return findings

@@ -1,0 +1,55 @@
+"""The process in which submitted code runs: `python -m robustbench_lite.submission.worker FOLDER`.
+
+FOLDER holds `request.json`; `answer.json` is written beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_NETWORK = (
+    "ftplib.connect",
+    "http.client.connect",
+    "imaplib.open",
+    "poplib.connect",
+    "smtplib.connect",
+    "socket.bind",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.sendto",
+    "urllib.Request",
+)
+
+
+def main(folder: Path) -> None:
+    """Do the requested job; every error of the user's becomes a line in the answer."""
+    from robustbench_lite.allocator import keep_freed_memory
+    from robustbench_lite.errors import InputError
+    from robustbench_lite.submission import checks, entry, verification
+
+    keep_freed_memory()
+    jobs = {"check": checks.job, "run": entry.job, "verify": verification.job}
+    request: dict[str, Any] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    sys.addaudithook(_refuse_network)
+    try:
+        answer = jobs[request.pop("job")](request)
+    except InputError as error:
+        answer = {"error": str(error)}
+    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _refuse_network(event: str, arguments: tuple[object, ...]) -> None:
+    del arguments
+    if event in _NETWORK:
+        raise PermissionError(
+            f"submitted code has no network ({event}): put everything it needs into "
+            "model.safetensors"
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
