@@ -25,13 +25,15 @@ from robustbench_lite.flag_checks import measure_flags
 from robustbench_lite.ledger import CLEAN, Ledger, check_environment, open_ledger
 from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
-from robustbench_lite.numerics import check_seed, deterministic
+from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
 from robustbench_lite.results import write_results
 from robustbench_lite.storage import write_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
 
 __all__ = ["Progress", "Settings", "evaluate"]
+
+_SMALLER = "choose another --out with a smaller --batch-size"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class _Evaluation:
 
     def _measure_flags(self) -> None:
         """Store what the flags are raised by, before the first part."""
-        try:
+        with memory_told("checks", self.batch_size, _SMALLER):
             measured = measure_flags(
                 self.model,
                 self.data.pixels(slice(None)),
@@ -171,24 +173,15 @@ class _Evaluation:
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
             )
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"checks: out of device memory with batches of {self.batch_size}; choose another "
-                "--out with a smaller --batch-size"
-            ) from error
         write_json(self.ledger.checks_path, measured.as_dict())
 
     def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
         """The part, with its place in the message of whatever goes wrong in it."""
-        try:
-            return self._do_part(chunk, spec)
-        except InputError as error:
-            raise type(error)(f"{name}, chunk {chunk}: {error}") from error
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"{name}, chunk {chunk}: out of device memory with batches of {self.batch_size}; "
-                "choose another --out with a smaller --batch-size"
-            ) from error
+        with memory_told(f"{name}, chunk {chunk}", self.batch_size, _SMALLER):
+            try:
+                return self._do_part(chunk, spec)
+            except InputError as error:
+                raise type(error)(f"{name}, chunk {chunk}: {error}") from error
 
     def _do_part(self, chunk: int, spec: AttackSpec | None) -> Tensor:
         """Compute and store one part; returns which of its examples are broken, bool (N,)."""

@@ -80,3 +80,30 @@ def deterministic(*, threads: int, seed: int) -> Iterator[None]:
         torch.set_num_threads(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that the device has no more memory; a CPU has no error class for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_told(what: str, batch_size: int, advice: str) -> Iterator[None]:
+    """One line instead of a traceback when memory runs out inside the block.
+
+    Args:
+        what: was being done.
+        batch_size: it was done with.
+        advice: what to do.
+
+    Raises:
+        InputError: for torch's error, whichever device it is of.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{what}: out of device memory with batches of {batch_size}; {advice}"
+        ) from error

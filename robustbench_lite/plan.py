@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustbench_lite.attacks.autoattack import stages
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
+from robustbench_lite.numerics import is_out_of_memory
 
 CANDIDATES = (50, 100, 250, 500)  # a chunk has 500 examples
 _LONGEST_PASS = 3.0  # seconds; larger batches of a slow network are not tried
@@ -68,20 +69,21 @@ class Plan:
         return self.n * sum(self.speeds[batch_size].seconds(cost) for cost in known)
 
 
-def attack_cost(spec: AttackSpec, norm: str, num_classes: int) -> Cost | None:
+def attack_cost(spec: AttackSpec, norm: str, num_classes: int, *, passes: int = 1) -> Cost | None:
     """Passes of an attack on an example that it does not break; None for torchattacks' attacks.
 
     Args:
         spec: the attack and its parameters.
         norm: of the protocol.
         num_classes: K, which limits targets.
+        passes: of the protocol: forwards per verdict on the clean image.
     """
     name, params = spec.attack, spec.params
     if name in ("autoattack", "reference:autoattack"):
         parts = stages(str(params["version"]), norm)  # type: ignore[arg-type]
-        costs = [_cost(stage.name, stage.params, num_classes) for stage in parts]
+        costs = [_cost(stage.name, stage.params, num_classes, passes) for stage in parts]
     else:
-        costs = [_cost(name, params, num_classes)]
+        costs = [_cost(name, params, num_classes, passes)]
     total = Cost(0, 0)
     for cost in costs:
         if cost is None:
@@ -90,8 +92,8 @@ def attack_cost(spec: AttackSpec, norm: str, num_classes: int) -> Cost | None:
     return total
 
 
-def _cost(name: str, params: Mapping[str, object], num_classes: int) -> Cost | None:
-    """One attack's rule; each of those in slots also asks for the clean logits once."""
+def _cost(name: str, params: Mapping[str, object], num_classes: int, passes: int) -> Cost | None:
+    """One attack's rule; each of those in slots also asks for the clean logits, `passes` times."""
     given = {key: value for key, value in params.items() if isinstance(value, int)}
     steps, restarts = given.get("steps", 0), given.get("restarts", 1)
     targets = min(given.get("targets", 1), num_classes - 1)
@@ -108,14 +110,14 @@ def _cost(name: str, params: Mapping[str, object], num_classes: int) -> Cost | N
     if name in ("apgd_ce", "apgd_dlr", "apgd_t"):
         # Every stage of L1's staged radius begins with a look at its first point.
         evaluations = steps + (3 if params["staged_eps"] else 1)
-        passes = evaluations * given["eot"] * restarts * targets
-        return Cost(passes + 1, passes)
+        searched = evaluations * given["eot"] * restarts * targets
+        return Cost(searched + passes, searched)
     if name == "fab_t":
-        return Cost(2, 1) * (steps * restarts * targets) + Cost(1, 0)
+        return Cost(2, 1) * (steps * restarts * targets) + Cost(passes, 0)
     if name == "fab":
-        return Cost(2, num_classes - 1) * (steps * restarts) + Cost(1, 0)
+        return Cost(2, num_classes - 1) * (steps * restarts) + Cost(passes, 0)
     if name == "square":
-        return Cost((given["queries"] + 1) * restarts + 1, 0)
+        return Cost((given["queries"] + 1) * restarts + passes, 0)
     return None
 
 
@@ -135,7 +137,8 @@ def make_plan(
         About four seconds, and two passes at each batch size at least.
     """
     costs = {
-        spec.name: attack_cost(spec, protocol.threat.norm, num_classes) for spec in protocol.attacks
+        spec.name: attack_cost(spec, protocol.threat.norm, num_classes, passes=protocol.passes)
+        for spec in protocol.attacks
     }
     sizes = sorted({min(size, n) for size in CANDIDATES})
     speeds: dict[int, Speed] = {}
@@ -145,8 +148,8 @@ def make_plan(
                 break
             try:
                 speeds[size] = _probe(network, x[torch.arange(size, device=x.device) % len(x)])
-            except torch.OutOfMemoryError:
-                if not speeds:
+            except RuntimeError as error:
+                if not speeds or not is_out_of_memory(error):
                     raise
                 break
     return Plan(costs, speeds, n)

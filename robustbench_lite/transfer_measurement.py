@@ -21,6 +21,7 @@ from robustbench_lite.eight_bit_images import round_to_8bit
 from robustbench_lite.errors import InputError
 from robustbench_lite.leaderboard.statistics import accuracy
 from robustbench_lite.model_source import LoadedModel, check_model_contract
+from robustbench_lite.numerics import memory_told
 from robustbench_lite.storage import write_json
 from robustbench_lite.transfer_rate import count_transfer
 from robustbench_lite.verifier import Verdict, verify
@@ -198,7 +199,7 @@ class Measurement:
 
     def _craft(self, source: LoadedModel) -> list[Tensor]:
         """The candidates as judged and, where those are rounded, before that."""
-        try:
+        with memory_told(source.name, self.batch_size, "choose a smaller --batch-size"):
             x_adv = run_attack(
                 self.spec,
                 source.model,
@@ -210,11 +211,6 @@ class Measurement:
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
             )
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"{source.name}: out of device memory with batches of {self.batch_size}; choose a "
-                "smaller --batch-size"
-            ) from error
         if self.pixels == "float":
             return [x_adv]
         return [round_to_8bit(x_adv, self.x, self.protocol.threat), x_adv]

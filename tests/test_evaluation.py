@@ -368,11 +368,16 @@ def test_an_error_inside_an_attack_names_attack_and_chunk(source, digits, tmp_pa
         run(source, digits, tmp_path / "r")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 1 TB")],
+    ids=["cuda", "cpu"],
+)
 def test_out_of_memory_is_one_line_and_a_smaller_batch_may_follow(
-    source, digits, tmp_path, monkeypatch
+    source, digits, tmp_path, monkeypatch, error
 ):
     def full(*arguments, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr("robustbench_lite.evaluation.run_attack", full)

@@ -40,9 +40,10 @@ class Unbreakable(nn.Module):
         return small + torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("norm", ["Linf", "L1"])
 @pytest.mark.parametrize(("attack", "params"), CASES)
-def test_counts_are_those_of_the_attack(attack, params, norm, monkeypatch):
+def test_counts_are_those_of_the_attack(attack, params, norm, passes, monkeypatch):
     if norm == "L1" and attack in ("fgsm", "pgd", "cw_l2"):
         pytest.skip("no L1 there")
     monkeypatch.setitem(autoattack_module._APGD, "steps", 10)
@@ -51,8 +52,9 @@ def test_counts_are_those_of_the_attack(attack, params, norm, monkeypatch):
     spec, model = AttackSpec("it", "It", attack, params), PassCounter(Unbreakable())
     x, y = torch.rand(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64)
     threat = ThreatModel(norm, parse_eps("0.1"))
-    run_attack(spec, model, x, y, threat=threat, ids=torch.arange(3), seed=0, batch_size=2)
-    cost = attack_cost(spec, norm, 5)
+    sizes = {"batch_size": 2, "passes": passes}
+    run_attack(spec, model, x, y, threat=threat, ids=torch.arange(3), seed=0, **sizes)
+    cost = attack_cost(spec, norm, 5, passes=passes)
     assert (model.forwards / 3, model.backwards / 3) == (cost.forwards, cost.backwards)
 
 
@@ -89,11 +91,18 @@ def test_a_slow_network_is_not_probed_with_large_batches(monkeypatch):
     assert list(plan.speeds) == [50]
 
 
-def test_sizes_beyond_memory_or_examples_drop_out():
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
+def test_sizes_beyond_memory_or_examples_drop_out(error):
     class Small(Unbreakable):
         def forward(self, x):
             if len(x) > 100:
-                raise torch.OutOfMemoryError
+                raise error
             return super().forward(x)
 
     protocol = load_protocol("linf_quick", eps="0.1")
