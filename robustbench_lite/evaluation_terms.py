@@ -17,8 +17,8 @@ from robustbench_lite.numerics import device_name
 from robustbench_lite.provenance import current_versions, git_commit
 
 Evidence = Literal["none", "int8", "float32"]
-# On a CPU the activations of a small batch stay in the cache: 100 images of small networks run up
-# to twice as fast per image as 500. `rbl evaluate --plan` measures it for a network.
+# On a CPU small networks are about 8 % slower in batches of 100 than of 500 (benchmarks/RESULTS.md),
+# and large ones fit into memory. `rbl evaluate --plan` measures it for a network.
 DEFAULT_BATCH_SIZE = {"cpu": 100, "cuda": 500}
 DEFAULT_CHUNK_SIZE = 500
 
