@@ -17,8 +17,8 @@ from robustbench_lite.numerics import device_name
 from robustbench_lite.provenance import current_versions, git_commit
 
 Evidence = Literal["none", "int8", "float32"]
-# On a CPU small networks are about 8 % slower in batches of 100 than of 500 (benchmarks/RESULTS.md),
-# and large ones fit into memory. `rbl evaluate --plan` measures it for a network.
+# On a CPU small networks are a tenth slower in batches of 100 than of 500 (benchmarks/RESULTS.md);
+# large ones fit into memory. `rbl evaluate --plan` measures it for a network.
 DEFAULT_BATCH_SIZE = {"cpu": 100, "cuda": 500}
 DEFAULT_CHUNK_SIZE = 500
 
