@@ -241,6 +241,20 @@ def test_a_claim_above_the_result_is_refused(mine):
     assert "claim what was measured" in refusal(mine)
 
 
+def test_another_seed_is_remarked_upon_and_another_label_refused(mine):
+    path = mine / "entry" / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"defense": "the best one"}))
+    reseal(mine / "entry", mine)
+    assert "of another defense" in refusal(mine)
+    shutil.rmtree(mine / "evaluation")
+    run(mine, HERE, allow_code=False, limits=LIMITS, seed=3)
+    edit(mine, "clean_accuracy", 100 * load_result(mine / "entry").clean_accuracy.value)
+    edit(mine, "robust_accuracy", 100 * load_result(mine / "entry").robust_accuracy.value)
+    run(mine, HERE, allow_code=False, limits=LIMITS, seed=3)
+    assert "warning  the result is of seed 3" in render(checked(mine))
+
+
 def test_an_entry_of_nothing_is_told_in_one_line(mine):
     (mine / "entry" / "entry.json").write_text("[]")
     assert "no readable entry" in _refused_files(mine)
@@ -301,3 +315,4 @@ def test_the_commands_go_from_new_to_a_verified_row(tmp_path, checkpoint, capsys
     assert main(["leaderboard", "mine/entry", "--format", "json"]) == 0
     assert '"verified"' in capsys.readouterr().out
     assert main(["verify", "nowhere"]) == 2
+    assert main(["verify", "mine/entry", "--batch-size", "0"]) == 2

@@ -86,9 +86,11 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def _place(arguments: argparse.Namespace) -> Place:
+    from robustbench_lite.evaluation import Settings
     from robustbench_lite.numerics import choose_device
     from robustbench_lite.submission.checks import Place
 
+    Settings(batch_size=arguments.batch_size, threads=arguments.threads)  # refuses 0 and less
     # Absolute: submitted code runs in another folder.
     data_dir = str(Path(arguments.data_dir).resolve()) if arguments.data_dir else None
     device = str(choose_device(arguments.device))
