@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 
-from robustbench_lite.leaderboard.records import Flag
+from robustbench_lite.leaderboard.records import Flag, Result
 
 ENTRY_FILE = "entry.json"
 VERIFICATION_FILE = "verification.json"
-_UNCHECKED = Flag(
+LEAST_SAMPLE = 50  # examples attacked again, or all that the entry calls robust
+SUBMITTED = Flag(
     name="submitted",
     value=None,
     threshold=None,
@@ -18,23 +20,32 @@ _UNCHECKED = Flag(
 )
 
 
-def submission_flag(file: str, file_hash: str) -> Flag | None:
-    """The flag of a submitted result that nobody has verified.
+def is_verified_submission(file: str, result: Result) -> bool:
+    """Whether a result may count as it stands: not submitted, or submitted and verified.
 
     Args:
         file: a `result.json`.
-        file_hash: `"sha256:..."` of its bytes.
+        result: what it holds.
 
     Returns:
-        None for a result that was not submitted (no `entry.json` beside it), and for one whose
-        `verification.json` is of these very bytes.
+        False for a submitted result (its network is of a submission, or `entry.json` lies beside
+        it) without a `verification.json` of these very bytes, of this `entry.json` and of a sample
+        large enough.
     """
     folder = os.path.dirname(file)
-    if not os.path.exists(os.path.join(folder, ENTRY_FILE)):
-        return None
+    entry = os.path.join(folder, ENTRY_FILE)
+    if result.model.kind != "submission" and not os.path.exists(entry):
+        return True
     try:
         with open(os.path.join(folder, VERIFICATION_FILE), encoding="utf-8") as stream:
-            verified = json.load(stream)["result"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return _UNCHECKED
-    return None if f"sha256:{verified}" == file_hash else _UNCHECKED
+            note = json.load(stream)
+        with open(entry, "rb") as content:
+            entry_hash = hashlib.sha256(content.read()).hexdigest()
+        enough = min(LEAST_SAMPLE, result.robust_accuracy.correct)
+        return bool(
+            f"sha256:{note['result']}" == result.file_hash
+            and note["entry"] == entry_hash
+            and int(note["k"]) >= enough
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False

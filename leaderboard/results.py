@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from robustbench_lite.leaderboard.entries import submission_flag
+from robustbench_lite.leaderboard.entries import SUBMITTED, is_verified_submission
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
 from robustbench_lite.leaderboard.records import (
@@ -100,8 +100,8 @@ def load_result(path: str | Path) -> Result:
         content = _read(file)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     result = _result(Fields(_parse(file, content), file), digest)
-    if (flag := submission_flag(file, digest)) is not None:
-        return replace(result, flags=(*result.flags, flag), status="unverified")
+    if not is_verified_submission(file, result):
+        return replace(result, flags=(*result.flags, SUBMITTED), status="unverified")
     return result
 
 

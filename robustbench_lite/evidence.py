@@ -112,18 +112,22 @@ def decompress(evidence: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tenso
     try:
         for kind in _KINDS:
             mine, stored = evidence[f"{kind}_rows"].long(), evidence[kind]
-            if stored.dtype != getattr(torch, kind) or stored.shape[1:] != x.shape[1:]:
+            if stored.dtype != getattr(torch, kind) or stored.shape != (len(stored), *x.shape[1:]):
                 raise ValueError(f"{kind} has shape {tuple(stored.shape)}, type {stored.dtype}")
-            if len(mine) != len(stored) or not bool(((mine >= 0) & (mine < len(x))).all()):
+            if evidence[f"{kind}_rows"].dtype != torch.int64 or mine.shape != (len(stored),):
+                raise ValueError(f"{kind}_rows is no list of {len(stored)} rows")
+            if not bool(((mine >= 0) & (mine < len(x))).all()):
                 raise ValueError(f"{kind}_rows does not fit {len(x)} examples")
             clean, stored = x[mine.to(x.device)], stored.to(x.device)
             if kind == "int8":
                 scale = evidence["int8_scale"].to(x.device)
+                if scale.dtype != torch.float32 or scale.shape != (len(stored),):
+                    raise ValueError(f"int8_scale has shape {tuple(scale.shape)}, {scale.dtype}")
                 images.append(_from_levels(clean, stored, scale))
             else:
                 images.append(_from_delta(clean, stored) if kind == "float16" else stored)
             rows.append(mine)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"this is no evidence of these examples: {error}") from error
     every = torch.cat(rows)
     if len(set(every.tolist())) < len(every):

@@ -142,11 +142,15 @@ def _beside_others(model: nn.Module, x: Tensor, *, batch_size: int) -> Tensor:
 
 def _logit_checks(seen: _Seen) -> dict[str, Check]:
     n, whole = len(seen.logits), seen.logits
-    size = whole.abs().max().clamp_min(1e-30)
+    # Without what all classes share: a constant added to the logits would hide any difference.
+    level, again, apart = (
+        each - each.mean(dim=1, keepdim=True) for each in (seen.logits, seen.again, seen.apart)
+    )
+    size = level.abs().max().clamp_min(1e-30)
     sums = (whole.sum(dim=1) - 1.0).abs().max()
     probabilities = (whole.min() > -1e-5) & (whole.max() < 1.0 + 1e-5) & (sums < 1e-5)
-    randomised = ((whole - seen.again).abs().max() / size).item()
-    batch = ((seen.again - seen.apart).abs().max() / size).item()
+    randomised = ((level - again).abs().max() / size).item()
+    batch = ((again - apart).abs().max() / size).item()
     # With random logits nothing can be said of batches: they differ anyway.
     noisy = randomised > _THRESHOLDS["randomised"]
     return {

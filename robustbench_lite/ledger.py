@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ class Header:
         settings: what fixes the bits (batch and chunk size, threads, TF32, cuDNN, device kind,
             evidence). Reused on resume; an explicit other wish is refused.
         environment: versions, commit and device. Must agree while parts are missing.
-        about: what the leaderboard shows of the model; follows from the identity.
+        about: what the leaderboard shows of the model; that of the latest call.
     """
 
     identity: Mapping[str, object]
@@ -205,6 +205,9 @@ def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -
             f"{folder} was begun with other settings: {difference}; "
             "leave the option out to go on as begun, or choose another --out"
         )
+    if stored.about != header.about:  # only shown, never computed with: the new words count
+        stored = replace(stored, about=header.about)
+        write_json(path, stored.as_dict())
     return Ledger(folder, stored)
 
 

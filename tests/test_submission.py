@@ -1,6 +1,10 @@
 """Submissions: what is accepted, and each kind of bad one refused, with what to fix."""
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +76,11 @@ def test_a_template_does_not_overwrite(tmp_path):
         new_submission(tmp_path / "mine", "mine", checkpoint=None)
 
 
+def test_a_template_takes_no_name_that_a_check_refuses(tmp_path):
+    with pytest.raises(InputError, match="--out says where"):
+        new_submission(tmp_path / "mine", "my def", checkpoint=None)
+
+
 def nan_weights(folder):
     tensors = load_file(folder / "model.safetensors")
     name = sorted(tensors)[0]
@@ -122,7 +131,18 @@ BAD = {
     "robust above clean": (lambda f: edit(f, "robust_accuracy", 99), "above the clean one"),
     "unknown protocol": (lambda f: edit(f, "protocol", '"linf_standart"'), "linf_standard"),
     "own protocol": (lambda f: edit(f, "protocol", '"mine.toml"'), "rbl list protocols"),
-    "bad eps": (lambda f: edit(f, "eps", '"8//255"'), "threat.protocol"),
+    "bad eps": (lambda f: edit(f, "eps", '"8//255"'), "such as"),
+    "endless eps": (lambda f: edit(f, "eps", '"1e99999999"'), "above 0"),
+    "no eps": (lambda f: edit(f, "eps", '"0.00"'), "above 0"),
+    "huge number": (lambda f: edit(f, "clean_accuracy", "1" + "0" * 400), "percent, from 0"),
+    "huge mean": (lambda f: edit(f, "mean", "[1" + "0" * 400 + "]"), "one number per channel"),
+    "control characters": (
+        lambda f: edit(f, "defense", '"a\\u001b[2Jb"'),
+        "in a few words",
+    ),
+    "turned writing": (lambda f: edit(f, "defense", '"a\\u202eb"'), "in a few words"),
+    "long defense": (lambda f: edit(f, "defense", f'"{"x" * 201}"'), "in a few words"),
+    "other schema": (lambda f: edit(f, "schema_version", "true"), "write 1"),
     "unknown data": (lambda f: edit(f, "dataset", '"cifar"'), "cifar10"),
     "other hash": (lambda f: edit(f, "sha256", f'"{"0" * 64}"'), "another sha256"),
     "pickle": (lambda f: (f / "model.pt").write_bytes(b""), "safetensors.torch.save_file"),
@@ -237,17 +257,45 @@ def test_hostile_code_is_held_off(kind, tmp_path):
     assert said in line
 
 
+def alive(pid):
+    """Whether a process still runs; a dead one that nobody waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 def test_a_time_limit_ends_submitted_code_and_what_it_started(tmp_path):
     code = CODE + (
-        "\nimport subprocess, sys, time\n"
-        f"subprocess.Popen([sys.executable, '-c', 'import time, pathlib; time.sleep(8); "
-        f"pathlib.Path({str(tmp_path / 'late')!r}).touch()'])\ntime.sleep(600)\n"
+        "\nimport pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\ntime.sleep(600)\n"
     )
     folder = with_code(tmp_path / "mine", code)
-    (line,) = errors(folder, allow_code=True, limits=Limits(seconds=6, gigabytes=8))
-    assert "took longer than 6 seconds" in line
+    (line,) = errors(folder, allow_code=True, limits=Limits(seconds=25, gigabytes=8))
+    assert "took longer than 25 seconds" in line
     assert "--time-limit" in line
-    assert not (tmp_path / "late").exists()
+    assert not alive((tmp_path / "pid").read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def test_submitted_code_does_not_outlive_a_killed_command(tmp_path):
+    code = CODE + (
+        "\nimport os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    folder = with_code(tmp_path / "mine", code)
+    command = [sys.executable, "-m", "robustbench_lite", "submit", "check", str(folder)]
+    with subprocess.Popen([*command, "--allow-code"], stdout=subprocess.DEVNULL) as process:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    end = time.monotonic() + 30
+    while alive((tmp_path / "pid").read_text()) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not alive((tmp_path / "pid").read_text())
 
 
 def test_a_memory_limit_ends_submitted_code(tmp_path):

@@ -43,7 +43,6 @@ def add_submit(commands: Commands) -> None:
         "the full protocol, with evidence; the same command goes on after an interruption",
     )
     run.add_argument("folder", metavar="DIR", help="of the submission")
-    run.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     _add_running(run, seconds=7 * 24 * 3600)
 
 

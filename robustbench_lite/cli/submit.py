@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluate, write the entry, print its row."""
     from robustbench_lite.leaderboard import build_table, load_result
     from robustbench_lite.leaderboard import render as table
+    from robustbench_lite.submission.entry import SEED
     from robustbench_lite.submission.entry import run as run_submission
 
     entry = run_submission(
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         _place(arguments),
         allow_code=arguments.allow_code,
         limits=_limits(arguments),
-        seed=arguments.seed,
+        seed=SEED,
     )
     print(table(build_table([load_result(entry)]), "terminal"))
     print(f"entry: {entry}; now `rbl verify {entry}`")

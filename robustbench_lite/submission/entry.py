@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +17,24 @@ from torch import Tensor
 
 from robustbench_lite.cli.progress import evaluation_bar
 from robustbench_lite.datasets import load_split
-from robustbench_lite.errors import InputError
+from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.evaluation import Settings, evaluate
 from robustbench_lite.ledger import Ledger, read_header
 from robustbench_lite.provenance import current_versions
 from robustbench_lite.storage import write_bytes, write_json
 from robustbench_lite.submission.checks import Place
-from robustbench_lite.submission.findings import render
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, file_hash, read_manifest
 from robustbench_lite.submission.network import load_network
 
 if TYPE_CHECKING:
-    from robustbench_lite.evaluation import Progress
     from robustbench_lite.submission.manifest import Manifest
 
 ENTRY_FILE = "entry.json"
 RESULT_FILE = "result.json"
 EVIDENCE = "evidence"
 SCHEMA_VERSION = 1
+SEED = 0  # everybody's: a choice of seeds is a choice of rows
 
 
 def run(folder: Path, place: Place, *, allow_code: bool, limits: Limits, seed: int) -> Path:
@@ -75,7 +73,11 @@ def whole_manifest(folder: Path) -> Manifest:
     """
     manifest, findings = read_manifest(folder)
     if manifest is None:
-        raise InputError(f"{folder} is refused; `rbl submit check` says: {render(findings)}")
+        errors = [finding for finding in findings if finding.level == "error"]
+        raise InputError(
+            f"{folder} has {len(errors)} errors, the first: {errors[0].line()[9:]}; `rbl submit "
+            "check` shows all"
+        )
     return manifest
 
 
@@ -87,19 +89,24 @@ def job(request: dict[str, Any]) -> dict[str, object]:
 
 
 def _evaluate(folder: Path, manifest: Manifest, place: Place, seed: int) -> None:
-    source = load_network(folder, manifest, device="cpu")
-    show: Callable[[Progress], None] = evaluation_bar(manifest.name)
-    evaluate(
-        source,
-        load_split(manifest.dataset.name, "test", data_dir=place.data_dir),
-        manifest.protocol,
-        out=folder / "evaluation",
-        n=manifest.examples,
-        seed=seed,
-        settings=Settings(batch_size=place.batch_size, threads=place.threads, evidence="int8"),
-        device=torch.device(place.device),
-        progress=show,
-    )
+    out, show = folder / "evaluation", evaluation_bar(manifest.name)
+    try:
+        evaluate(
+            load_network(folder, manifest, device="cpu"),
+            load_split(manifest.dataset.name, "test", data_dir=place.data_dir),
+            manifest.protocol,
+            out=out,
+            n=manifest.examples,
+            seed=seed,
+            settings=Settings(batch_size=place.batch_size, threads=place.threads, evidence="int8"),
+            device=torch.device(place.device),
+            progress=show,
+        )
+    except LedgerMismatchError as error:
+        difference = str(error).partition(": ")[2].split(";")[0][:120]
+        raise InputError(
+            f"{out} was begun on other terms ({difference}): remove it to evaluate anew"
+        ) from error
 
 
 def write_entry(folder: Path, manifest: Manifest) -> Path:
@@ -155,10 +162,12 @@ def read_entry(folder: Path) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if data["schema_version"] != SCHEMA_VERSION:
             raise InputError(f"{path} has schema version {data['schema_version']!r}")
+        if not isinstance(data["evidence"], dict):
+            raise TypeError("evidence is no table")
         texts = [data[key] for key in ("name", "weights", "submission", "result")]
         if not all(isinstance(each, str) for each in (*texts, *data["evidence"].values())):
             raise TypeError("a hash is no text")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -25,7 +24,8 @@ SCHEMA_VERSION = 1
 PLACEHOLDER = "TODO"
 MOST_WEIGHTS = 4 * 2**30  # bytes
 MOST_TEXT = 2**20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MOST_LETTERS = 200  # of a value that tables show
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".tar")
 # What may lie in the folder; `entry/` and `evaluation/` are what `rbl submit run` writes.
 _FILES = {FILE, WEIGHTS, CODE, "README.md", "LICENSE", "LICENCE"}
@@ -79,16 +79,32 @@ class Manifest:
 
 
 def _text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and PLACEHOLDER not in value
+    """Some visible text of one line; what turns the direction of writing is not printable."""
+    short = isinstance(value, str) and bool(value.strip()) and len(value) <= MOST_LETTERS
+    return short and str(value).isprintable() and PLACEHOLDER not in str(value)
+
+
+def _number(value: object) -> bool:
+    """A finite number that a float holds."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and abs(value) < 1e30  # type: ignore[arg-type]
 
 
 def _percent(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0.0 <= float(value) <= 100.0  # type: ignore[arg-type]
+    return _number(value) and 0 <= value <= 100  # type: ignore[operator]
 
 
 def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**9
+
+
+def _radius(value: object) -> bool:
+    """Short and above 0, so that ids and exact arithmetic stay small."""
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"[0-9]{1,6}/[0-9]{1,6}|[0-9]{0,6}\.?[0-9]{1,9}", value) is not None
+        and re.search("[1-9]", value.partition("/")[0]) is not None
+    )
 
 
 def _names(value: object) -> bool:
@@ -96,10 +112,7 @@ def _names(value: object) -> bool:
 
 
 def _numbers(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each)
-        for each in value
-    )
+    return isinstance(value, list) and all(map(_number, value))
 
 
 def _link(value: object) -> bool:
@@ -109,15 +122,19 @@ def _link(value: object) -> bool:
 _Check = Callable[[object], bool]
 # Key: whether a value is one, what it must be, and whether it may be absent.
 _KEYS: dict[str, tuple[_Check, str, bool]] = {
-    "schema_version": (lambda v: v == SCHEMA_VERSION, f"write {SCHEMA_VERSION}", False),
+    "schema_version": (
+        lambda v: type(v) is int and v == SCHEMA_VERSION,
+        f"write {SCHEMA_VERSION}",
+        False,
+    ),
     "name": (
-        lambda v: isinstance(v, str) and _NAME.fullmatch(v) is not None and PLACEHOLDER not in v,
+        lambda v: isinstance(v, str) and NAME.fullmatch(v) is not None and PLACEHOLDER not in v,
         "up to 64 letters, digits and _ . -, beginning with a letter or digit",
         False,
     ),
     "authors": (_names, 'a list of names, such as ["A. Author"]', False),
     "licence": (_text, 'the licence of code and weights, such as "MIT"', False),
-    "paper.title": (lambda v: isinstance(v, str), 'its title, or ""', False),
+    "paper.title": (lambda v: v == "" or _text(v), 'its title, or ""', False),
     "paper.url": (_link, 'an http(s) address, or ""', False),
     "training.defense": (_text, "how it was trained, in a few words", False),
     "training.data": (_text, "the training data, in words", False),
@@ -138,7 +155,7 @@ _KEYS: dict[str, tuple[_Check, str, bool]] = {
     ),
     "threat.dataset": (_text, "a name of `rbl list datasets`", False),
     "threat.protocol": (_text, "a name of `rbl list protocols`", False),
-    "threat.eps": (_text, 'the radius as text, such as "8/255"', False),
+    "threat.eps": (_radius, 'the radius as text and above 0, such as "8/255"', False),
     "claims.clean_accuracy": (_percent, "percent, from 0 to 100", False),
     "claims.robust_accuracy": (_percent, "percent, from 0 to 100", False),
     "claims.examples": (_count, "how many first test images the claims are of", False),
@@ -174,7 +191,7 @@ def _read_values(path: Path) -> tuple[dict[str, object], list[Finding]]:
     try:
         if path.stat().st_size > MOST_TEXT:
             raise ValueError("it is larger than 1 MiB")
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         fix = "`rbl submit new NAME` writes one to fill in"
         return {}, [Finding("error", f"no {FILE} in {path.parent}", fix)]

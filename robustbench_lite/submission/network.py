@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from robustbench_lite.checkpoint import (
     check_weights,
     network_digest,
+    network_without_weights,
     parameter_count,
     put_on_device,
 )
@@ -52,9 +53,10 @@ def load_network(folder: Path, manifest: Manifest, *, device: str | torch.device
             extra_data=manifest.extra_data,
         )
     card = _card(manifest)
+    # Without memory first: options may ask for a network of any size.
+    check_weights(tensors, network_without_weights(card), WEIGHTS, classes)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then overwritten
         model = network_of(card)
-    check_weights(tensors, model, WEIGHTS, classes)
     model.load_state_dict(tensors, strict=True)
     return LoadedModel(
         model=put_on_device(model, device).eval(),

@@ -9,7 +9,7 @@ from robustbench_lite.checkpoint import WEIGHTS_FILE, load_checkpoint
 from robustbench_lite.checkpoint_card import Card
 from robustbench_lite.errors import InputError
 from robustbench_lite.storage import write_bytes, write_text
-from robustbench_lite.submission.manifest import CODE, FILE, PLACEHOLDER, WEIGHTS, file_hash
+from robustbench_lite.submission.manifest import CODE, FILE, NAME, PLACEHOLDER, WEIGHTS, file_hash
 
 _MANIFEST = """\
 # Every key is explained in docs/submitting.md. `rbl submit check` says what is missing.
@@ -74,6 +74,11 @@ def new_submission(out: Path, name: str, *, checkpoint: Path | None) -> Path:
     Raises:
         InputError: when `out` is there, or the checkpoint cannot be read.
     """
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"name {name!r} must be up to 64 letters, digits and _ . -, beginning with a letter or "
+            "digit; --out says where the folder goes"
+        )
     if out.exists():
         raise InputError(f"{out} is there already: choose another --out, or remove it")
     card = load_checkpoint(checkpoint)[1] if checkpoint is not None else None

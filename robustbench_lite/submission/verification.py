@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from robustbench_lite.leaderboard import load_result
 from robustbench_lite.leaderboard.entries import VERIFICATION_FILE
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.records import Result
+from robustbench_lite.leaderboard.statistics import pack_labels
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import deterministic
 from robustbench_lite.provenance import current_versions
@@ -23,6 +26,7 @@ from robustbench_lite.submission.entry import (
     ENTRY_FILE,
     EVIDENCE,
     RESULT_FILE,
+    SEED,
     read_entry,
     whole_manifest,
 )
@@ -105,22 +109,25 @@ def _check_files(
 ) -> tuple[list[Finding], Result | None]:
     """Do the files belong together, and does the result agree with itself?"""
     stated = read_entry(entry)
+    attacks = [spec.name for spec in manifest.protocol.attacks]
+    anew = "`rbl submit run` writes an entry whose files belong together"
+    findings = _strangers(entry, attacks)
+    if set(stated["evidence"]) != set(attacks) or stated["name"] != manifest.name:
+        what = f"{ENTRY_FILE} is not of {manifest.name} and the attacks {', '.join(attacks)}"
+        findings.append(Finding("error", what, anew))
     files = {
-        f"{RESULT_FILE}": (entry / RESULT_FILE, stated["result"]),
+        RESULT_FILE: (entry / RESULT_FILE, stated["result"]),
         f"{FILE} of the entry": (entry / FILE, stated["submission"]),
         f"{FILE} of the submission": (submission / FILE, stated["submission"]),
         WEIGHTS: (submission / WEIGHTS, stated["weights"]),
     }
     if manifest.factory:
         files[CODE] = (submission / CODE, stated.get("code"))
-    for attack, digest in stated["evidence"].items():
-        files[f"evidence of {attack}"] = (entry / EVIDENCE / f"{attack}.safetensors", digest)
-    findings = [
-        Finding(
-            "error",
-            f"{name} is not the file that {ENTRY_FILE} states",
-            "run it again: `rbl submit run` writes an entry whose files belong together",
-        )
+    for attack in attacks:
+        path = entry / EVIDENCE / f"{attack}.safetensors"
+        files[f"evidence of {attack}"] = (path, stated["evidence"].get(attack))
+    findings += [
+        Finding("error", f"{name} is not the file that {ENTRY_FILE} states", anew)
         for name, (path, digest) in files.items()
         if not path.is_file() or file_hash(path) != digest
     ]
@@ -137,6 +144,18 @@ def _check_files(
     return [Finding("ok", f"{len(files)} files are those that {ENTRY_FILE} states")], result
 
 
+def _strangers(entry: Path, attacks: list[str]) -> list[Finding]:
+    """Anything in an entry that is not part of it, or is no plain file."""
+    known = {ENTRY_FILE, RESULT_FILE, FILE, EVIDENCE}
+    known |= {f"{EVIDENCE}/{attack}.safetensors" for attack in attacks}
+    found = {path.relative_to(entry).as_posix(): path for path in sorted(entry.rglob("*"))}
+    return [
+        Finding("error", f"{name} does not belong in an entry", "remove it")
+        for name, path in found.items()
+        if name not in known or path.is_symlink() or path.is_dir() != (name == EVIDENCE)
+    ]
+
+
 def look(
     entry: Path,
     submission: Path,
@@ -148,14 +167,15 @@ def look(
 ) -> list[Finding]:
     """Run the network: clean images, flags, all evidence, and the attacks on a sample."""
     source = load_network(submission, manifest, device=place.device)
-    findings = _identity(source, manifest, result, data)
+    stored = json.loads((entry / RESULT_FILE).read_text(encoding="utf-8"))
+    findings = _identity(source, manifest, result, data, stored)
     if findings:
         return findings
     findings = _claims(manifest, result)
     threads = place.threads or torch.get_num_threads()
     with deterministic(threads=threads, seed=result.seed), plain_numerics():
         bench = Bench(source.model, manifest.protocol, result, data, place)
-        findings += [bench.clean(), bench.flags()]
+        findings += [bench.clean(), *bench.flags()]
         for spec in manifest.protocol.attacks:
             findings.append(bench.evidence(spec.name, entry / EVIDENCE))
         findings.append(bench.attack_again(sample))
@@ -163,14 +183,23 @@ def look(
 
 
 def _identity(
-    source: LoadedModel, manifest: Manifest, result: Result, data: Split
+    source: LoadedModel, manifest: Manifest, result: Result, data: Split, stored: Mapping[str, Any]
 ) -> list[Finding]:
     """Is the result of this network, this data, this protocol, and of what is claimed?"""
+    protocol = {**manifest.protocol.as_dict(), "hash": manifest.protocol.hash}
+    labels = pack_labels(data.labels[: result.n_examples].tolist())
     pairs = {
+        "kind of network": (result.model.kind, source.kind),
         "network": (result.model.hash, source.hash),
         "data set": (result.dataset.hash, data.content_hash),
+        "name of the data set": (result.dataset.name, data.name),
+        "split": (result.dataset.split, data.split),
+        "standing of the data set": (result.dataset.canonical, data.canonical),
         "protocol": (result.protocol.hash, manifest.protocol.hash),
+        "wording of the protocol": (stored["protocol"], json.loads(json.dumps(protocol))),
+        "labels": (stored["outcomes"].get("labels", labels), labels),
         "number of examples": (result.n_examples, manifest.examples),
+        "seed": (result.seed, SEED),
         "name": (result.name, manifest.name),
         "extra data": (result.extra_data, manifest.extra_data),
         "parameters": (result.parameters, source.parameters),
@@ -180,7 +209,7 @@ def _identity(
     return [
         Finding(
             "error",
-            f"the result is of another {what}: {found}, here {here}",
+            f"the result is of another {what}: {str(found)[:60]}, here {str(here)[:60]}",
             "evaluate this submission with `rbl submit run`",
         )
         for what, (found, here) in pairs.items()
@@ -202,7 +231,4 @@ def _claims(manifest: Manifest, result: Result) -> list[Finding]:
             findings.append(Finding("warning", text, "the claim may be raised"))
         else:
             findings.append(Finding("ok", text))
-    if result.seed != 0:
-        what = f"the result is of seed {result.seed}, so it may be the luckiest of many"
-        findings.append(Finding("warning", what, "run it with seed 0, as everybody does"))
     return findings
