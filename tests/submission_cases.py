@@ -81,7 +81,7 @@ def edit(folder, key, value):
     """Set a key of `submission.toml`, or remove it with None."""
     path = folder / "submission.toml"
     line = "" if value is None else f"{key} = {value}"
-    text, count = re.subn(rf"^{key} = .*$", line, path.read_text(), flags=re.M)
+    text, count = re.subn(rf"^{key} = .*$", lambda _: line, path.read_text(), flags=re.M)
     assert count == 1, key
     path.write_text(text)
 

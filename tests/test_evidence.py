@@ -112,7 +112,7 @@ def forged(change):
         (lambda e: e | {"int8": e["int8"][:, :, :3]}, "shape"),
         (lambda e: e | {"int8_rows": e["int8_rows"] + 1000}, "does not fit"),
         (lambda e: e | {"int8_rows": e["int8_rows"] * 0}, "twice"),
-        (lambda e: e | {"int8_rows": e["int8_rows"][1:]}, "does not fit"),
+        (lambda e: e | {"int8_rows": e["int8_rows"][1:]}, "is no list of"),
         (lambda e: e | {"int8_scale": e["int8_scale"][1:]}, "no evidence"),
     ],
 )

@@ -139,7 +139,9 @@ def seen_batch(base, x):
 
 
 def two_graphs(base, x):
-    return base(x) + (0.5 if torch.is_grad_enabled() else 0.0)
+    logits = base(x)
+    shift = 0.5 if torch.is_grad_enabled() else 0.0
+    return torch.cat([logits[:, :1] + shift, logits[:, 1:]], dim=1)
 
 
 def quantised(base, x):
@@ -179,6 +181,10 @@ TRIPPED = {
         {"randomised"},
     ),
     "other logits without gradients": (around(two_graphs), {"randomised"}),
+    "noise behind a constant": (
+        around(lambda base, x: base(x + 0.05 * torch.randn_like(x)) + 1000.0),
+        {"randomised"},
+    ),
     "softmax outputs": (around(lambda base, x: base(x).softmax(dim=1)), {"probabilities"}),
     "quantised input": (around(quantised), {"zero_gradients", "huge_eps"}),
     "sqrt at 0": (around(no_finite_derivative_at_0), {"nan_gradients"}),

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -85,10 +86,18 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
 
 def test_settings_come_from_the_folder_and_only_explicit_wishes_must_agree(tmp_path):
     begun(tmp_path / "r")
-    later = Header(HEADER.identity, {"batch_size": 7, "threads": 1}, HEADER.environment, {})
+    settings = {"batch_size": 7, "threads": 1}
+    later = Header(HEADER.identity, settings, HEADER.environment, HEADER.about)
     assert open_ledger(tmp_path / "r", later, wishes={}).header.settings["batch_size"] == 500
     with pytest.raises(LedgerMismatchError, match="batch_size: 500 there, 7 now"):
         open_ledger(tmp_path / "r", later, wishes={"batch_size": 7})
+
+
+def test_what_is_only_shown_is_that_of_the_latest_call(tmp_path):
+    begun(tmp_path / "r")
+    later = replace(HEADER, about={"defense": "another word"})
+    assert open_ledger(tmp_path / "r", later, wishes={}).header == later
+    assert read_header(tmp_path / "r") == later
 
 
 def test_another_environment_is_refused_while_work_is_left(tmp_path):
