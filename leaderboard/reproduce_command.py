@@ -9,6 +9,7 @@ from robustbench_lite.leaderboard.records import Result
 
 # Settings that `rbl evaluate` takes as options; the others follow from the device.
 OPTIONS = ("batch_size", "chunk_size", "threads", "precision", "evidence", "device")
+OF_SUBMISSIONS = ("batch_size", "threads", "device")
 USUAL = {"precision": "float32", "evidence": "none"}  # said only where it is something else
 
 
@@ -19,11 +20,14 @@ def reproduce_command(result: Result) -> list[str]:
         result: a stored result.
 
     Returns:
-        The command's words, quoted, with CHECKPOINT or FACTORY where the network goes; none for
-        examples that do not begin at the first of the split, which no command evaluates.
+        The command's words, quoted, with CHECKPOINT, FACTORY or SUBMISSION where the network goes;
+        none for examples that do not begin at the first of the split, which no command evaluates.
     """
     if result.first_example:
         return []
+    if result.model.kind == "submission":
+        words = ["rbl", "submit", "run", "SUBMISSION", *_options(result, OF_SUBMISSIONS)]
+        return [shlex.quote(plain(word)) for word in words]
     model = ["CHECKPOINT"]
     if result.model.kind != "checkpoint":
         model = ["--model", "FACTORY", "--allow-code"]
@@ -36,8 +40,15 @@ def reproduce_command(result: Result) -> list[str]:
     if dataset.split != "test":
         words += ["--split", dataset.split]
     words += ["--n", str(result.n_examples), "--seed", str(result.seed)]
-    for name in OPTIONS:
+    words += _options(result, OPTIONS)
+    return [shlex.quote(plain(word)) for word in words]
+
+
+def _options(result: Result, names: tuple[str, ...]) -> list[str]:
+    """The settings of these names, as options, where they are not the usual ones."""
+    words = []
+    for name in names:
         value = result.settings.get(name)
         if value is not None and value != USUAL.get(name):
             words += [f"--{name.replace('_', '-')}", str(value)]
-    return [shlex.quote(plain(word)) for word in words]
+    return words

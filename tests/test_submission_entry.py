@@ -22,9 +22,11 @@ from submission_cases import (
 )
 
 from robustbench_lite.cli import main
+from robustbench_lite.cli.parser import build_parser
 from robustbench_lite.errors import InputError
 from robustbench_lite.leaderboard import load_result
 from robustbench_lite.leaderboard.errors import ResultError
+from robustbench_lite.leaderboard.reproduce_command import reproduce_command
 from robustbench_lite.leaderboard.statistics import accuracy, pack_labels, pack_outcomes
 from robustbench_lite.submission.bench import Sample, detection_probability
 from robustbench_lite.submission.checks import Place
@@ -103,6 +105,12 @@ def test_a_true_entry_is_verified_and_its_row_with_it(mine):
     assert (after.status, after.flags) == ("verified", ())
     note = json.loads((mine / "entry" / "verification.json").read_text())
     assert (note["k"], note["seed"]) == (EXAMPLES, 1)
+
+
+def test_the_command_of_a_submitted_row_parses(mine):
+    words = reproduce_command(load_result(mine / "entry"))
+    assert words[:4] == ["rbl", "submit", "run", "SUBMISSION"]
+    build_parser().parse_args(words[1:])
 
 
 def test_a_row_that_changes_after_its_verification_loses_it(mine):
