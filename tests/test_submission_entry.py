@@ -23,15 +23,18 @@ from submission_cases import (
 
 from robustbench_lite.cli import main
 from robustbench_lite.cli.parser import build_parser
+from robustbench_lite.datasets import load_split
 from robustbench_lite.errors import InputError
 from robustbench_lite.leaderboard import load_result
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.reproduce_command import reproduce_command
 from robustbench_lite.leaderboard.statistics import accuracy, pack_labels, pack_outcomes
-from robustbench_lite.submission.bench import Sample, detection_probability
+from robustbench_lite.submission.bench import Bench, Sample, detection_probability
 from robustbench_lite.submission.checks import Place
 from robustbench_lite.submission.entry import run
 from robustbench_lite.submission.findings import render, verdict
+from robustbench_lite.submission.manifest import read_manifest
+from robustbench_lite.submission.network import load_network
 from robustbench_lite.submission.verification import verify_entry
 
 EVERYTHING = Sample(k=EXAMPLES, seed=1)
@@ -366,6 +369,39 @@ def test_a_constant_added_to_the_logits_makes_no_ties(mine):
     (mine / "entry" / "submission.toml").write_bytes((mine / "submission.toml").read_bytes())
     reseal(mine / "entry", mine)
     assert "clean verdicts do not hold" in refusal(mine)
+
+
+class Shifted(torch.nn.Module):
+    """A network's logits times a factor, and a constant for all classes."""
+
+    def __init__(self, base, factor, constant):
+        super().__init__()
+        self.base, self.factor, self.constant = base, factor, constant
+
+    def forward(self, x):
+        return self.factor * self.base(x) + self.constant
+
+
+def bench_with(mine, factor, constant):
+    manifest, _ = read_manifest(mine)
+    base = load_network(mine, manifest, device="cpu").model
+    result, data = load_result(mine / "entry"), load_split("digits", "test")
+    bench = Bench(Shifted(base, factor, constant), manifest.protocol, result, data, HERE)
+    bench.right = (bench.model(bench.x).argmax(1) == bench.y).numpy()
+    return bench
+
+
+@pytest.mark.parametrize(("wrong", "level"), [(0, "ok"), (2, "warning"), (3, "error")])
+def test_a_few_ties_are_remarked_upon_and_many_refused(wrong, level, mine):
+    bench = bench_with(mine, 0.0, 0.0)  # every class alike: all of it ties
+    bench.right[:wrong] ^= True
+    assert bench.clean().level == level
+
+
+def test_a_tie_is_measured_without_what_all_classes_share(mine):
+    bench = bench_with(mine, 1.0, 2e5)
+    bench.right[0] ^= True
+    assert bench.clean().level == "error"
 
 
 BAD_EVIDENCE = {
