@@ -9,7 +9,7 @@ functions of the former. Seconds live in `timing.json`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,25 +99,6 @@ class Ledger:
     @property
     def checks_path(self) -> Path:
         return self.folder / "checks.json"
-
-    def write_checks(self, values: Mapping[str, float]) -> None:
-        """Store the value of every flag's check."""
-        write_json(self.checks_path, values)
-
-    def read_checks(self, names: Iterable[str]) -> dict[str, float]:
-        """The values stored by `write_checks` under these names.
-
-        Raises:
-            InputError: when the file is missing or damaged.
-        """
-        try:
-            values = json.loads(self.checks_path.read_text(encoding="utf-8"))
-            return {name: float(values[name]) for name in names}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.checks_path} cannot be read ({first_line(error)}); remove it and run the "
-                "same command again"
-            ) from error
 
     def write_part(
         self,

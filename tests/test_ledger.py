@@ -183,16 +183,3 @@ def test_other_errors_while_writing_are_not_hidden(tmp_path):
 
     with pytest.raises(KeyError, match="bug"):
         write_atomically(tmp_path / "a", write)
-
-
-@pytest.mark.parametrize("content", [None, "{", "[1]", "{}", '{"randomised": "x"}'])
-def test_damaged_checks_are_one_line(tmp_path, content):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
-    ledger.write_checks({"randomised": 0.5})
-    assert ledger.read_checks(["randomised"]) == {"randomised": 0.5}
-    if content is None:
-        ledger.checks_path.unlink()
-    else:
-        ledger.checks_path.write_text(content)
-    with pytest.raises(InputError, match="checks.json cannot be read .* remove it"):
-        ledger.read_checks(["randomised"])
