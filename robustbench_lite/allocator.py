@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Keep freed blocks of up to 1 GiB for the next use, for the rest of the process.
 
     By default glibc hands large freed blocks back to the system, and every activation of a batch
-    is then mapped, zeroed and faulted in anew: up to half of the time of a small network on a
-    CPU, depending on the batch size (`benchmarks/NOTES.md`). The results do not depend on it.
+    is then mapped, zeroed and faulted in anew: up to four tenths of a small network's forward pass
+    on a CPU, depending on the batch size (`benchmarks/NOTES.md`). The results do not depend on it.
 
     Returns:
         Whether it took effect: not with another C library than glibc.

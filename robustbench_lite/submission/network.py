@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from robustbench_lite.checkpoint import (
     check_weights,
@@ -40,19 +42,23 @@ def load_network(folder: Path, manifest: Manifest, *, device: str | torch.device
         loaded = load_factory(
             folder / CODE, manifest.factory, tensors, num_classes=classes, device=device
         )
-        return LoadedModel(
-            model=loaded.model,
-            name=manifest.name,
-            kind="submission",
-            hash=loaded.hash,
-            card=None,
-            num_classes=classes,
-            parameters=loaded.parameters,
-            defense=manifest.defense,
-            architecture=CODE,
-            extra_data=manifest.extra_data,
-        )
-    card = _card(manifest)
+    else:
+        loaded = _registered(manifest, tensors, device)
+    return replace(
+        loaded,
+        name=manifest.name,
+        kind="submission",
+        defense=manifest.defense,
+        architecture=manifest.architecture or CODE,
+        extra_data=manifest.extra_data,
+    )
+
+
+def _registered(
+    manifest: Manifest, tensors: dict[str, Tensor], device: str | torch.device
+) -> LoadedModel:
+    """A network of ours; no code of the submission is run."""
+    card, classes = _card(manifest), manifest.dataset.num_classes
     # Without memory first: options may ask for a network of any size.
     check_weights(tensors, network_without_weights(card), WEIGHTS, classes)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then overwritten
@@ -61,14 +67,11 @@ def load_network(folder: Path, manifest: Manifest, *, device: str | torch.device
     return LoadedModel(
         model=put_on_device(model, device).eval(),
         name=manifest.name,
-        kind="submission",
+        kind="checkpoint",
         hash=network_digest(function_fields(card), tensors),
         card=None,
         num_classes=classes,
         parameters=parameter_count(model),
-        defense=manifest.defense,
-        architecture=manifest.architecture,
-        extra_data=manifest.extra_data,
     )
 
 
