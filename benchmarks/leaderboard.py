@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import orjson
 
 from robustbench_lite.leaderboard import (
     build_table,
     find_results,
-    load_result,
+    load_results,
     render,
     render_page,
 )
@@ -118,9 +119,9 @@ def main() -> None:
         print(
             f"{arguments.rows} results of {arguments.n} examples, {path.stat().st_size} bytes each"
         )
-        files = timed("find", lambda: find_results([folder]))
-        timed("floor: read and parse only", lambda: [json.loads(f.read_bytes()) for f in files])
-        results = timed("read and check", lambda: [load_result(file) for file in files])
+        files = find_results([folder])
+        timed("floor: read and parse only", lambda: [orjson.loads(f.read_bytes()) for f in files])
+        results = timed("find, read and check", lambda: load_results([folder]))
         table = timed("rank and build the table", lambda: build_table(results))
         for format in ("terminal", "markdown", "csv", "latex", "json"):
             timed(f"render {format}", lambda format=format: render(table, format))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from robustbench_lite.leaderboard.published_files import load_published
     from robustbench_lite.leaderboard.published_verdicts import judge
     from robustbench_lite.leaderboard.records import Result
-    from robustbench_lite.leaderboard.results import find_results, load_result
+    from robustbench_lite.leaderboard.results import find_results, load_result, load_results
     from robustbench_lite.leaderboard.statistics import (
         accuracy,
         mcnemar_exact,
@@ -36,6 +36,7 @@ __all__ = [
     "judge",
     "load_published",
     "load_result",
+    "load_results",
     "mcnemar_exact",
     "pack_outcomes",
     "render",
@@ -55,6 +56,7 @@ _HOME = {
     "judge": "published_verdicts",
     "load_published": "published_files",
     "load_result": "results",
+    "load_results": "results",
     "mcnemar_exact": "statistics",
     "pack_outcomes": "statistics",
     "render": "formats",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 
 from robustbench_lite.leaderboard.errors import ResultError
@@ -21,18 +22,29 @@ class Fields:
         data: the parsed JSON value, which has to be an object.
         source: the file, for messages.
         where: dotted path of this object inside the file, empty at the top.
+        parent: instead of `where`, the object that holds this one; then `where` is its key there.
 
     Raises:
         ResultError: when `data` is not an object; and from every method, when a key is missing or
             holds a value of another kind.
     """
 
-    def __init__(self, data: object, source: str, where: str = "") -> None:
+    __slots__ = ("_key", "_parent", "data", "source")  # a leaderboard makes 100,000s of them
+
+    def __init__(
+        self, data: object, source: str, where: str = "", parent: Fields | None = None
+    ) -> None:
         self.source = source
-        self.where = where
+        self._key = where
+        self._parent = parent
         if type(data) is not dict and not isinstance(data, Mapping):  # the first is faster
-            raise ResultError(f"{source}: {where or 'the top level'} must be an object")
+            raise ResultError(f"{source}: {self.where or 'the top level'} must be an object")
         self.data: Mapping[str, object] = data
+
+    @property
+    def where(self) -> str:
+        """Dotted path of this object inside the file; only a refusal needs it."""
+        return self._key if self._parent is None else self._parent.path(self._key)
 
     def path(self, key: str) -> str:
         """The dotted path of a key of this object."""
@@ -45,9 +57,10 @@ class Fields:
 
     def value(self, key: str) -> object:
         """The raw value."""
-        if key not in self.data:
-            raise ResultError(f"{self.source}: missing key {shown(self.path(key))}")
-        return self.data[key]
+        try:
+            return self.data[key]
+        except KeyError:
+            raise ResultError(f"{self.source}: missing key {shown(self.path(key))}") from None
 
     def text(self, key: str) -> str:
         """A non-empty string."""
@@ -75,7 +88,7 @@ class Fields:
     def integer(self, key: str, least: int, most: int = 2**64 - 1) -> int:
         """An integer in [least, most]."""
         value = self.value(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        if type(value) is not int or not least <= value <= most:  # a bool is no number here
             raise self.refuse(key, f"an integer from {least} to {most}")
         return value
 
@@ -89,17 +102,13 @@ class Fields:
     def optional_number(self, key: str) -> float | None:
         """A finite number, or None when the file says null."""
         value = self.value(key)
+        if type(value) is float and math.isfinite(value):
+            return value
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if type(value) is not int or abs(value) > sys.float_info.max:
             raise self.refuse(key, "a finite number")
-        try:
-            number = float(value)
-        except OverflowError:
-            raise self.refuse(key, "a finite number") from None
-        if not math.isfinite(number):
-            raise self.refuse(key, "a finite number")
-        return number
+        return float(value)
 
     def cost(self, key: str) -> float:
         """A count of passes, at least 0; null, when nothing was attacked, counts as 0."""
@@ -121,17 +130,17 @@ class Fields:
 
     def child(self, key: str) -> Fields:
         """A nested object."""
-        return Fields(self.value(key), self.source, self.path(key))
+        return Fields(self.value(key), self.source, key, self)
 
     def children(self, key: str) -> list[Fields]:
         """A list of nested objects."""
         value = self.value(key)
         if not isinstance(value, list):
             raise self.refuse(key, "a list")
-        return [Fields(item, self.source, f"{self.path(key)}[{i}]") for i, item in enumerate(value)]
+        return [Fields(item, self.source, f"{key}[{i}]", self) for i, item in enumerate(value)]
 
     def optional_child(self, key: str) -> Fields:
         """A nested object; an empty one when the key is absent or null."""
         if self.data.get(key) is None:
-            return Fields({}, self.source, self.path(key))
+            return Fields({}, self.source, key, self)
         return self.child(key)

@@ -32,19 +32,20 @@ def read_accuracy(fields: Fields, n_examples: int) -> Accuracy:
         raise fields.refuse("n", f"n_examples, which is {n_examples}")
     if correct > n:
         raise fields.refuse("correct", f"at most n, which is {n}")
-    if abs(value - correct / n) > TOLERANCE:
-        raise fields.refuse("value", f"{correct}/{n} = {correct / n}, from its own counts")
+    share = correct / n
+    if abs(value - share) > TOLERANCE:
+        raise fields.refuse("value", f"{correct}/{n} = {share}, from its own counts")
     interval = fields.value("interval")
     wilson = wilson_interval(correct, n)
     if not _is_interval(interval, wilson):
         raise fields.refuse("interval", f"the 95% Wilson interval {list(wilson)}")
-    return Accuracy(value=correct / n, correct=correct, n=n, interval=wilson)
+    return Accuracy(value=share, correct=correct, n=n, interval=wilson)
 
 
 def _is_interval(stored: object, wilson: tuple[float, float]) -> bool:
     if not isinstance(stored, list) or len(stored) != 2:
         return False
-    if type(stored[0]) is type(stored[1]) is float and tuple(stored) == wilson:
+    if type(stored[0]) is type(stored[1]) is float and tuple(stored) == wilson:  # nearly always
         return True
     return all(
         isinstance(bound, int | float)

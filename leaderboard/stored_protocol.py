@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+import orjson
+
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
 from robustbench_lite.leaderboard.records import AttackSpec, ProtocolInfo
@@ -13,7 +15,7 @@ from robustbench_lite.leaderboard.result_checks import check_eps
 
 MOST_PROTOCOLS = 1000  # kept in memory once read
 
-_protocols: dict[str, ProtocolInfo] = {}
+_protocols: dict[bytes, ProtocolInfo] = {}
 
 
 def read_protocol(fields: Fields) -> ProtocolInfo:
@@ -28,13 +30,13 @@ def read_protocol(fields: Fields) -> ProtocolInfo:
     Raises:
         ResultError: naming the key that is missing, or that does not follow from the others.
     """
-    text = repr(fields.data)  # unlike equality, it tells 1 from 1.0 and from true
+    try:
+        text = orjson.dumps(fields.data)  # unlike equality, it tells 1 from 1.0 and from true
+    except orjson.JSONEncodeError:  # it reads four times as deep as it writes
+        raise ResultError(f"{fields.source}: {fields.where} is nested too deeply") from None
     known = _protocols.get(text)
     if known is None:
-        try:
-            known = _checked(fields)
-        except RecursionError:  # parsing it took one level less
-            raise ResultError(f"{fields.source}: {fields.where} is nested too deeply") from None
+        known = _checked(fields)
         if len(_protocols) >= MOST_PROTOCOLS:
             _protocols.clear()
         _protocols[text] = known

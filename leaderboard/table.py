@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from robustbench_lite.leaderboard.ranking import UNRANKED, RankedResult, RankGroup, rank_results
 from robustbench_lite.leaderboard.records import Result
 from robustbench_lite.leaderboard.reported import STATUS, ReportedRow, group_reported
-from robustbench_lite.leaderboard.statistics import outcome_array
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -117,19 +116,25 @@ def worst_class(result: Result) -> tuple[int, float] | None:
     """
     if result.outcomes is None or result.outcomes.labels is None:
         return None
-    labels, images = _class_sizes(result.outcomes.labels)
-    robust = outcome_array(result.outcomes.robust, result.n_examples)
-    standing = np.bincount(labels[robust], minlength=len(images))
-    shares = np.where(images > 0, standing / np.maximum(images, 1), np.inf)
-    label = int(np.argmin(shares))
-    return label, float(shares[label])
+    robust = int.from_bytes(result.outcomes.robust, "big")
+    share, label = min(
+        ((robust & images).bit_count() / count, label)
+        for label, images, count in _classes(result.outcomes.labels)
+    )
+    return label, share
 
 
 @lru_cache(maxsize=64)
-def _class_sizes(packed: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Labels, and how many examples each has; results of one data set share them."""
-    labels = np.frombuffer(packed, dtype="<u2").astype(np.intp)
-    return labels, np.bincount(labels)
+def _classes(packed: bytes) -> list[tuple[int, int, int]]:
+    """Of each class its label, its images (as bits in the order of outcomes) and their number.
+
+    Results of one data set share them.
+    """
+    labels = np.frombuffer(packed, dtype="<u2")
+    return [
+        (int(label), int.from_bytes(np.packbits(labels == label).tobytes(), "big"), int(count))
+        for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
+    ]
 
 
 def _record(row: RankedResult) -> dict[str, object]:

@@ -10,8 +10,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the table, or write it where `--out` says."""
     from robustbench_lite.leaderboard import (
         build_table,
-        find_results,
-        load_result,
+        load_results,
         render,
         render_page,
     )
@@ -20,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.storage import write_text
 
     reported = reported_rows(load_published(name) for name in dict.fromkeys(arguments.reported))
-    results = [load_result(path) for path in find_results([Path(p) for p in arguments.results])]
+    results = load_results(arguments.results)
     if arguments.format == "html":
         text = render_page(results, title="Robustness leaderboard", reported=reported)
     else:

@@ -40,18 +40,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard import load_results
     from robustbench_lite.leaderboard.curves import security_curve
 
-    results = [load_result(path) for path in find_results(arguments.inputs)]
+    results = load_results(arguments.inputs)
     return lambda: security_curve(results)
 
 
 def _steps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard import load_results
     from robustbench_lite.leaderboard.curves import steps_curve
 
-    results = [load_result(path) for path in find_results(arguments.inputs)]
+    results = load_results(arguments.inputs)
     return lambda: steps_curve(results)
 
 
