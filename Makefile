@@ -34,7 +34,7 @@ install: $(DEV) ## the package, editable, with test and developer tools, in .ven
 
 .PHONY: test
 test: $(DEV) ## the test suite; PYTEST_ARGS="tests/test_pgd.py -k box" for a part
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),--numprocesses auto --maxprocesses 4 --dist worksteal)
 
 .PHONY: gpu-test
 gpu-test: $(DEV) ## only the tests that need a CUDA device

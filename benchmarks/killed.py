@@ -5,8 +5,8 @@
 
 Runs `rbl evaluate` with the arguments after `--` once unbroken into DIR/whole (unless it is there)
 and once into DIR/killed, where the process gets SIGKILL at random moments, about `--seconds`
-divided by `--kills` apart, and is started again. Then every file of both folders but `timing.json`
-is compared.
+divided by `--kills` apart, and is started again. Then every file of both folders is
+compared, but for timings and temporary files.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def digests(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "timing.json"
+        if path.is_file() and not path.name.startswith("timing") and path.suffix != ".tmp"
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -27,9 +28,10 @@ from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
-from robustbench_lite.results import write_results
+from robustbench_lite.results import read_results, write_results
 from robustbench_lite.storage import write_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
+from robustbench_lite.workers import ALONE, Workers
 
 __all__ = ["Progress", "Settings", "evaluate"]
 
@@ -68,6 +70,7 @@ def evaluate(
     settings: Settings,
     device: torch.device,
     progress: Callable[[Progress], None] | None = None,
+    workers: Workers = ALONE,
 ) -> dict[str, object]:
     """Attack the first `n` examples of a split with every attack of a protocol.
 
@@ -85,6 +88,8 @@ def evaluate(
         settings: batch size and the like; stored, and reused on resume.
         device: where to compute.
         progress: called after each part.
+        workers: the processes that do this together, each with the same arguments; `out` is a
+            folder that all of them see. Their number changes no byte of the result.
 
     Returns:
         The content of `out/result.json`.
@@ -104,10 +109,15 @@ def evaluate(
     for spec in protocol.attacks:
         check_attack(spec, protocol.threat, num_classes=data.num_classes)
     header = evaluation_header(source, data, protocol, n, seed, settings, device)
-    ledger = open_ledger(out, header, wishes=settings.wishes())
-    run = _Evaluation(ledger, source, data, protocol, n, seed, device)
+    # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks alone.
+    with workers.first_alone("opening"):
+        ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)
+    run = _Evaluation(ledger, source, data, protocol, n, seed, device, workers)
     run.do_missing(progress, now=header.environment)
-    return write_results(ledger, [spec.name for spec in protocol.attacks], run.chunks)
+    with workers.first_alone("writing"):
+        if workers.first:
+            return write_results(ledger, [spec.name for spec in protocol.attacks], run.chunks)
+    return read_results(ledger)
 
 
 class _Evaluation:
@@ -122,8 +132,9 @@ class _Evaluation:
         n: int,
         seed: int,
         device: torch.device,
+        workers: Workers,
     ) -> None:
-        self.ledger, self.protocol, self.seed = ledger, protocol, seed
+        self.ledger, self.protocol, self.seed, self.workers = ledger, protocol, seed, workers
         self.model, self.device = source.model.to(device).eval(), device
         self.data = data.subset(torch.arange(n)).to(device)
         settings = ledger.header.settings
@@ -142,24 +153,39 @@ class _Evaluation:
         self, progress: Callable[[Progress], None] | None, *, now: Mapping[str, object]
     ) -> None:
         """Compute every part that is not there yet; check the network before the first."""
-        specs = {spec.name: spec for spec in self.protocol.attacks}
-        missing = self.ledger.missing(list(specs), self.chunks)
+        specs, workers = {spec.name: spec for spec in self.protocol.attacks}, self.workers
+        missing = workers.agreed("missing", lambda: self._missing(list(specs)))
         if not missing and self.ledger.checks_path.exists():
             return
-        check_environment(self.ledger, now)
+        with workers.first_alone("comparing"):
+            check_environment(self.ledger, now)
         total = self.chunks * (len(specs) + 1)
+        before = total - len(missing)
         with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
-            check_attackable(self.model, self.data)
+            with workers.first_alone("checking"):
+                check_attackable(self.model, self.data)
             # A folder without a finished part may hold the checks of another network.
-            if len(missing) == total or not self.ledger.checks_path.exists():
+            if workers.first and (before == 0 or not self.ledger.checks_path.exists()):
                 self._measure_flags()
-            for done, (chunk, attack) in enumerate(missing, start=total - len(missing) + 1):
+            for item, finished in workers.claims(len(missing)):
+                chunk, attack = missing[item]
                 begin = time.perf_counter()
                 broken = self._guarded_part(chunk, attack, specs.get(attack))
-                _note_time(self.ledger.folder, attack, chunk, time.perf_counter() - begin)
+                _note_time(self.ledger, attack, chunk, time.perf_counter() - begin, workers.rank)
                 if progress is not None:
                     survived = len(broken) - int(broken.sum())
+                    done = before + finished
                     progress(Progress(attack, chunk, done, total, len(broken), survived))
+        workers.wait_until_all("parts")
+
+    def _missing(self, attacks: list[str]) -> list[tuple[int, str]]:
+        """What is left to do, in order: one process chunk by chunk; several the long parts early,
+        so that they end together (in a protocol the strongest attack comes last)."""
+        missing = self.ledger.missing(attacks, self.chunks)
+        if self.workers.count > 1:
+            rank = {name: place for place, name in enumerate([CLEAN, *reversed(attacks)])}
+            missing.sort(key=lambda part: (rank[part[1]], part[0]))
+        return missing
 
     def _measure_flags(self) -> None:
         """Store what the flags are raised by, before the first part."""
@@ -193,6 +219,8 @@ class _Evaluation:
         # drew. (Our attacks draw by counter and do not care.)
         torch.manual_seed(fold_seed(self.seed, name, chunk) % 2**63)
         if spec is not None:
+            if not self.ledger.has_part(CLEAN, chunk):
+                self._do_part(chunk, None)  # another worker is at it, and writes the same bytes
             correct = ~self.ledger.read_part(CLEAN, chunk)["broken"].to_numpy()
             ids = ids[torch.from_numpy(correct)]
         x, y = self.data.pixels(ids.to(self.device)), self.data.labels[ids.to(self.device)]
@@ -264,11 +292,9 @@ class _Evaluation:
         )
 
 
-def _note_time(folder: Path, attack: str, chunk: int, seconds: float) -> None:
-    """Add a part's seconds and host to `timing.json`: never part of a result."""
-    import json
-
-    path = folder / "timing.json"
+def _note_time(ledger: Ledger, attack: str, chunk: int, seconds: float, rank: int) -> None:
+    """Add a part's seconds and host to this worker's `timing.json`: never part of a result."""
+    path = ledger.timing_path(rank)
     try:
         parts = json.loads(path.read_text())["parts"]
     except (OSError, ValueError, KeyError):

@@ -3,7 +3,7 @@
 A result folder holds `header.json` (the terms, fixed at the start), a Parquet file per part under
 `parts/<attack>/`, optionally its images under `evidence/<attack>/`, `checks.json` (what the flags
 are raised by), and, when all parts are there, `result.json` and `examples.parquet`, both pure
-functions of the former. Seconds live in `timing.json`.
+functions of the former. Seconds live in `timing.json` (of further workers, `timing-<rank>.json`).
 """
 
 from __future__ import annotations
@@ -100,6 +100,11 @@ class Ledger:
     def checks_path(self) -> Path:
         return self.folder / "checks.json"
 
+    def timing_path(self, worker: int) -> Path:
+        """Where a worker notes its seconds; the first, which is mostly the only one, in
+        `timing.json`."""
+        return self.folder / (f"timing-{worker}.json" if worker else "timing.json")
+
     def write_part(
         self,
         attack: str,
@@ -145,7 +150,9 @@ class Ledger:
         return rows
 
 
-def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -> Ledger:
+def open_ledger(
+    folder: Path, header: Header, *, wishes: Mapping[str, object], begin: bool = True
+) -> Ledger:
     """Begin a result folder, or go on with one that has the same identity.
 
     Args:
@@ -153,6 +160,7 @@ def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -
         header: the terms of this call.
         wishes: those settings that the user asked for explicitly; they must agree with a header
             that is there already.
+        begin: False reads what another worker has just begun, and writes nothing.
 
     Returns:
         The ledger, with the stored header when there is one.
@@ -162,7 +170,7 @@ def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -
         InputError: for a folder that holds something else, or an unreadable header.
     """
     path = folder / "header.json"
-    if not path.exists():
+    if begin and not path.exists():
         if folder.is_file() or (folder.is_dir() and any(_foreign(folder))):
             names = ", ".join(sorted(entry.name for entry in _foreign(folder))[:3])
             raise InputError(
@@ -171,7 +179,7 @@ def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -
             )
         write_json(path, header.as_dict())
         return Ledger(folder, header)
-    if not any(folder.glob("parts/*/*.parquet")):
+    if begin and not any(folder.glob("parts/*/*.parquet")):
         write_json(path, header.as_dict())  # nothing was finished under the old terms
         return Ledger(folder, header)
     stored = read_header(folder)
@@ -186,7 +194,8 @@ def open_ledger(folder: Path, header: Header, *, wishes: Mapping[str, object]) -
             f"{folder} was begun with other settings: {difference}; "
             "leave the option out to go on as begun, or choose another --out"
         )
-    if stored.about != header.about:  # only shown, never computed with: the new words count
+    if begin and stored.about != header.about:
+        # Only shown, never computed with: the new words count.
         stored = replace(stored, about=header.about)
         write_json(path, stored.as_dict())
     return Ledger(folder, stored)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+from robustbench_lite.differences import first_line
 from robustbench_lite.errors import InputError
 from robustbench_lite.flag_outcomes import outcome_checks
 from robustbench_lite.flags import raised, read_measured
@@ -56,6 +58,20 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
         lambda path: pyarrow.parquet.write_table(table, path, compression="zstd"),
     )
     write_json(ledger.folder / "result.json", result)
+    return result
+
+
+def read_results(ledger: Ledger) -> dict[str, object]:
+    """What `write_results` wrote: the content of `result.json`.
+
+    Raises:
+        InputError: when the file is not there or no JSON.
+    """
+    path = ledger.folder / "result.json"
+    try:
+        result: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({first_line(error)})") from error
     return result
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         StorageError: when the disk is full or the place not writable; the temporary file is gone
             and `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)

@@ -81,6 +81,48 @@ def test_a_killed_evaluation_ends_with_the_same_bytes(checkpoint, whole, tmp_pat
     same(whole, broken, ["result.json", "examples.parquet", "header.json", *parts])
 
 
+def test_two_workers_write_the_same_bytes_also_after_one_was_killed(checkpoint, whole, tmp_path):
+    command = ["evaluate", str(checkpoint), *COMMON, "broken", "--workers", "2"]
+    broken = tmp_path / "broken"
+    process = start(command, tmp_path)
+    deadline = time.monotonic() + 200
+    while len(list(broken.glob("parts/*/*.parquet"))) < 6:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing to kill appeared"
+        time.sleep(0.005)
+    os.kill(_children(process.pid)[-1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("rbl: error: worker ")
+    assert err.endswith(
+        "killed by SIGKILL; finished parts are kept, and the same command goes on\n"
+    )
+    assert err.count("\n") == 1
+    assert not (broken / "result.json").exists(), "killed before the end"
+    done = {path: path.stat().st_mtime_ns for path in broken.glob("parts/*/*.parquet")}
+    assert finish(command, tmp_path).count("result: broken/result.json") == 1
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items()), "nothing redone"
+    assert (broken / "timing-1.json").exists(), "the second worker did some"
+    parts = [str(p.relative_to(broken)) for p in broken.glob("parts/*/*.parquet")]
+    assert len(parts) == 12 * 3
+    names = ["result.json", "examples.parquet", "header.json", "checks.json"]
+    same(whole, broken, [*names, *parts])
+
+
+def test_what_is_wrong_for_all_workers_is_said_once(checkpoint, tmp_path):
+    command = ["evaluate", str(checkpoint), *COMMON, "r", "--workers", "2", "--n", "100000"]
+    process = start(command, tmp_path)
+    _, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (
+        2, "rbl: error: n=100000: digits test has 1 to 364 examples to take\n"
+    )  # fmt: skip
+
+
+def _children(pid):
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     command = ["train", "digits_pgd_at", "--threads", "1", "--training.epochs", "3"]
     command += ["--defense.crafting.steps", "3", "--validation.every", "1", "--out"]

@@ -47,7 +47,8 @@ def test_every_name_is_exported_and_listed() -> None:
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.name)
 def test_modules_import_only_themselves_and_the_allowed(file: Path) -> None:
-    allowed = {"numpy", "pandas", "scipy", "jinja2", "markupsafe", "orjson", *sys.stdlib_module_names}
+    libraries = {"numpy", "pandas", "scipy", "jinja2", "markupsafe", "orjson"}
+    allowed = {*libraries, *sys.stdlib_module_names}
     late = {"pyarrow", "matplotlib"}  # to read examples.parquet, and for plots
     tree = ast.parse(file.read_text())
     for node in ast.walk(tree):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.cli.parser import UsageError, build_parser
+from robustbench_lite.workers import started_with_others
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, rest = build_parser().parse_known_args(argv)
         if rest and not arguments.takes_overrides:
             raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+        if started_with_others() and not arguments.takes_workers:
+            raise UsageError(
+                f"rbl {arguments.command} works in one process: start it without torchrun"
+            )
+        arguments.argv = list(sys.argv[1:] if argv is None else argv)
         arguments.overrides = rest
         logging.basicConfig(
             level=logging.INFO if arguments.verbose else logging.WARNING,
@@ -40,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, ResultError, UsageError) as error:
         return _complain(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        print("rbl: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        if not started_with_others():  # else whoever started them says it once
+            print("rbl: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `rbl list attacks | head`
         sys.stderr.close()

@@ -19,15 +19,54 @@ if TYPE_CHECKING:
     from robustbench_lite.model_source import LoadedModel
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the row, and say where the result lies."""
-    from robustbench_lite.attacks.protocol import load_protocol
     from robustbench_lite.cli.progress import evaluation_bar
-    from robustbench_lite.datasets import dataset_info, load_split
-    from robustbench_lite.evaluation import Settings, evaluate
+    from robustbench_lite.evaluation import evaluate
     from robustbench_lite.leaderboard import build_table, load_result, render
-    from robustbench_lite.model_source import resolve_model
     from robustbench_lite.numerics import choose_device
+    from robustbench_lite.workers import join_workers, start_workers, started_with_others
+
+    if arguments.workers != 1 and not started_with_others():
+        return start_workers(arguments.workers, arguments.argv)
+    workers = join_workers()
+    with workers.first_alone("preparing"):  # one download, and one line about what is wrong
+        device = workers.device(choose_device(arguments.device))
+        source, data, protocol, settings = _prepared(arguments, progress=workers.first)
+    n = len(data) if arguments.n is None else arguments.n
+    if arguments.plan:
+        if workers.count > 1:
+            raise InputError("--plan measures one process: leave --workers or torchrun out")
+        _print_plan(source, data, protocol, settings, n=n, device=device)
+        return 0
+    folder = default_folder(protocol.id, source.hash, data, n, arguments.seed)
+    out = Path(arguments.out or Path("results") / _plain(source.name) / folder)
+    evaluate(
+        source,
+        data,
+        protocol,
+        out=out,
+        n=n,
+        seed=arguments.seed,
+        settings=settings,
+        device=device,
+        progress=evaluation_bar(source.name) if workers.first else None,
+        workers=workers,
+    )
+    if workers.first:
+        print(render(build_table([load_result(out)]), "terminal"))
+        print(f"result: {out / 'result.json'}")
+    return 0
+
+
+def _prepared(
+    arguments: argparse.Namespace, *, progress: bool
+) -> tuple[LoadedModel, Split, Protocol, Settings]:
+    """What is evaluated on what and how, from the command line."""
+    from robustbench_lite.attacks.protocol import load_protocol
+    from robustbench_lite.datasets import dataset_info, load_split
+    from robustbench_lite.evaluation import Settings
+    from robustbench_lite.model_source import resolve_model
 
     if (arguments.checkpoint is None) == (arguments.model is None):
         raise InputError("give either a CHECKPOINT folder or --model FACTORY")
@@ -41,7 +80,6 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.n is not None and arguments.n < 1:
         raise InputError(f"--n {arguments.n} must be at least 1")
-    device = choose_device(arguments.device)
     if arguments.dataset is not None:
         dataset_info(arguments.dataset)  # an unknown name should not wait for the network
     source = resolve_model(
@@ -52,26 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
     dataset = arguments.dataset or (source.card.dataset if source.card else "")
     if not dataset:
         raise InputError("--model does not say what it was trained on: add --dataset NAME")
-    data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
-    n = len(data) if arguments.n is None else arguments.n
-    if arguments.plan:
-        _print_plan(source, data, protocol, settings, n=n, device=device)
-        return
-    folder = default_folder(protocol.id, source.hash, data, n, arguments.seed)
-    out = Path(arguments.out or Path("results") / _plain(source.name) / folder)
-    evaluate(
-        source,
-        data,
-        protocol,
-        out=out,
-        n=n,
-        seed=arguments.seed,
-        settings=settings,
-        device=device,
-        progress=evaluation_bar(source.name),
-    )
-    print(render(build_table([load_result(out)]), "terminal"))
-    print(f"result: {out / 'result.json'}")
+    data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=progress)
+    return source, data, protocol, settings
 
 
 def _print_plan(

@@ -111,7 +111,16 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="result folder (default: results/NAME/DATASET-PROTOCOL-...)"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, one a GPU; the result has the same bytes (default: "
+        "%(default)s)",
+    )
     add_place(parser)
+    parser.set_defaults(takes_workers=True)
 
 
 def add_transfer(commands: Commands) -> None:

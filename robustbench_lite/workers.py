@@ -1,0 +1,217 @@
+"""Several equal processes on one evaluation: who does which part.
+
+The workers share a result folder and a small store (torch's `TCPStore`, run by `start_workers` or
+`torchrun`). A part is claimed by counting up a number there, so no two workers do the same one.
+Nothing that the store says reaches a result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from robustbench_lite.differences import first_line
+from robustbench_lite.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import Store
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what `torchrun` sets
+_LOOK_EVERY = 0.2  # seconds between two looks at what others have done
+_REACH_STORE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that share an evaluation, seen from one of them.
+
+    Args:
+        rank: of this process, from 0; rank 0 begins the folder and writes the result.
+        count: how many there are.
+        local_rank: of this process on its machine.
+        store: what they share; None where there is only one.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    store: Store | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that does what only one may do."""
+        return self.rank == 0
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """A card of its own for each process of a machine, unless one was chosen by its number."""
+        if self.count == 1 or chosen.type != "cuda" or chosen.index is not None:
+            return chosen
+        import torch
+
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+
+    @contextmanager
+    def first_alone(self, step: str) -> Iterator[None]:
+        """A block that the first worker leaves before the others enter it.
+
+        Args:
+            step: its name, for the store; one block a name.
+        """
+        if not self.first:
+            self._wait(lambda: self._count(f"left {step}") > 0)
+        yield
+        if self.first:
+            self._count(f"left {step}", 1)
+
+    def agreed(self, name: str, make: Callable[[], Any]) -> Any:
+        """A value that JSON can hold, made by the first worker and read by the others."""
+        if self.store is None:
+            return make()
+        with _store_told():
+            if self.first:
+                self.store.set(name, json.dumps(make()))
+            else:
+                self._wait(lambda: self.store.check([name]))
+            return json.loads(self.store.get(name))
+
+    def claims(self, items: int) -> Iterator[tuple[int, int]]:
+        """Items that no other worker has or gets.
+
+        Args:
+            items: how many there are for all workers together.
+
+        Yields:
+            Which item, from 0, and how many all workers have finished when this one will be.
+        """
+        if self.store is None:
+            yield from ((item, item + 1) for item in range(items))
+            return
+        while (item := self._count("claimed", 1) - 1) < items:
+            yield item, self._count("finished") + 1
+            self._count("finished", 1)
+
+    def wait_until_all(self, step: str) -> None:
+        """Go on when every worker has come here."""
+        self._count(f"reached {step}", 1)
+        self._wait(lambda: self._count(f"reached {step}") >= self.count)
+
+    def _count(self, name: str, more: int = 0) -> int:
+        """A number that all workers see, after adding to it; alone there is nobody to count for."""
+        if self.store is None:
+            return self.count
+        with _store_told():
+            return int(self.store.add(name, more))
+
+    def _wait(self, over: Callable[[], bool]) -> None:
+        while not over():
+            time.sleep(_LOOK_EVERY)
+
+
+@contextmanager
+def _store_told() -> Iterator[None]:
+    """One line when the store is gone, which is when whoever ran it was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(
+            f"the other workers are gone ({first_line(error)}); finished parts are kept, and the "
+            "same command goes on"
+        ) from error
+
+
+ALONE = Workers()
+
+
+def join_workers(environment: Mapping[str, str] = os.environ) -> Workers:
+    """The workers that this process was started with.
+
+    Args:
+        environment: with what `torchrun` sets: `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and where the
+            store is.
+
+    Returns:
+        `ALONE` without them, or when there is only one.
+
+    Raises:
+        InputError: when the store cannot be reached.
+    """
+    if not started_with_others(environment):
+        return ALONE
+    from torch.distributed import rendezvous
+
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=_REACH_STORE))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the other workers cannot be reached ({first_line(error)}): start them with "
+            "--workers N, or with torchrun"
+        ) from error
+    return Workers(rank, count, int(environment.get("LOCAL_RANK", rank)), store)
+
+
+def started_with_others(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of several that `torchrun` started."""
+    return all(environment.get(name) for name in _VARIABLES) and environment["WORLD_SIZE"] != "1"
+
+
+def start_workers(count: int, arguments: Sequence[str]) -> int:
+    """Run a command of `rbl` in several processes on this machine, and wait for all of them.
+
+    A process that fails ends the others; what they had finished is kept. On several machines
+    `torchrun` starts the same processes.
+
+    Args:
+        count: how many.
+        arguments: of the command line, the same for each.
+
+    Returns:
+        The exit code: 0, or that of a process that has said itself what was wrong.
+
+    Raises:
+        InputError: when `count` is no number of processes, or one of them was killed.
+        KeyboardInterrupt: when the user stopped them.
+    """
+    if count < 1:
+        raise InputError(f"--workers {count} must be at least 1")
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Torch's own number of threads, in each process, would be that of all cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ when the store is gone
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        run_id=f"rbl-{os.getpid()}",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "robustbench_lite", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            return int(failure.exitcode)
+        raise InputError(
+            f"worker {rank} of {count} was killed by {failure.signal_name()}; finished parts are "
+            "kept, and the same command goes on"
+        ) from error
+    except SignalException as stopped:
+        raise KeyboardInterrupt from stopped
+    return 0
