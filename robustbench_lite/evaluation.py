@@ -109,6 +109,7 @@ def evaluate(
     for spec in protocol.attacks:
         check_attack(spec, protocol.threat, num_classes=data.num_classes)
     header = evaluation_header(source, data, protocol, n, seed, settings, device)
+    workers = workers.next_round()
     # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks alone.
     with workers.first_alone("opening"):
         ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)

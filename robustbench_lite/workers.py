@@ -7,6 +7,7 @@ Nothing that the store says reaches a result.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from robustbench_lite.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what `torchrun` sets
 _LOOK_EVERY = 0.2  # seconds between two looks at what others have done
@@ -45,6 +46,15 @@ class Workers:
     count: int = 1
     local_rank: int = 0
     store: Store | None = None
+    _rounds: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)
+
+    def next_round(self) -> Workers:
+        """The same processes with nothing claimed and nobody waiting: for one evaluation each."""
+        if self.store is None:
+            return self
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+        return replace(self, store=PrefixStore(f"round {next(self._rounds)}", self.store))
 
     @property
     def first(self) -> bool:
@@ -74,14 +84,16 @@ class Workers:
 
     def agreed(self, name: str, make: Callable[[], Any]) -> Any:
         """A value that JSON can hold, made by the first worker and read by the others."""
-        if self.store is None:
+        store = self.store
+        if store is None:
             return make()
+        made = json.dumps(make()) if self.first else ""
         with _store_told():
             if self.first:
-                self.store.set(name, json.dumps(make()))
+                store.set(name, made)
             else:
-                self._wait(lambda: self.store.check([name]))
-            return json.loads(self.store.get(name))
+                self._wait(lambda: bool(store.check([name])))
+            return json.loads(store.get(name))
 
     def claims(self, items: int) -> Iterator[tuple[int, int]]:
         """Items that no other worker has or gets.
@@ -146,7 +158,7 @@ def join_workers(environment: Mapping[str, str] = os.environ) -> Workers:
     """
     if not started_with_others(environment):
         return ALONE
-    from torch.distributed import rendezvous
+    from torch.distributed import rendezvous  # type: ignore[attr-defined]
 
     try:
         store, rank, count = next(rendezvous("env://", timeout=_REACH_STORE))

@@ -3,6 +3,7 @@
 Real processes, killed ones among them, are in test_kill_and_resume.py.
 """
 
+import itertools
 import threading
 import time
 
@@ -47,6 +48,21 @@ def test_every_item_is_claimed_once():
     assert sorted(item for one in claimed for item, _ in one) == list(range(40))
     assert all(one for one in claimed), "each had some"
     assert max(finished for one in claimed for _, finished in one) <= 40
+
+
+def test_a_second_evaluation_begins_anew():
+    def work(workers):
+        claimed = []
+        for _ in range(2):
+            this = workers.next_round()
+            agreed = this.agreed("items", lambda: len(claimed) + 5)  # rank 0 makes it
+            claimed.append([item for item, _ in this.claims(agreed)])
+            this.wait_until_all("end")
+        return claimed
+
+    first, second = zip(*together(2, work), strict=True)
+    assert sorted(itertools.chain(*first)) == list(range(5))
+    assert sorted(itertools.chain(*second)) == list(range(6))
 
 
 def test_alone_takes_all_in_order_and_waits_for_nobody():
