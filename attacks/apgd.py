@@ -120,7 +120,7 @@ def apgd_dlr(
 ) -> Tensor:
     """Auto-PGD on the difference of logits ratio (arXiv:2003.01690, Eq. 6); see `apgd_ce`.
 
-    Below 4 classes the loss is the margin, the ratio's numerator: the authors' AutoAttack needs 4.
+    Of two classes the loss is the margin, the ratio's numerator: the ratio needs three.
     Arguments, result, errors and cost are those of `apgd_ce`.
     """
     options = _Options(norm, eps, steps, restarts, rho, eot, staged_eps)
@@ -233,9 +233,18 @@ def _attack(
         targets=options.targets or 0,
         eot=options.eot,
         device=x.device,
+        patient=passes > 1,
     )
     return attack_in_slots(
-        search, model, x, y, ids=ids, slots=batch_size, passes=passes, network=network
+        search,
+        model,
+        x,
+        y,
+        ids=ids,
+        slots=batch_size,
+        passes=passes,
+        network=network,
+        patient=passes > 1,
     )
 
 
@@ -254,7 +263,7 @@ def _cross_entropy(logits: Tensor, rows: Rows) -> Tensor:
 
 
 def _dlr(logits: Tensor, rows: Rows) -> Tensor:
-    return (dlr if logits.shape[1] >= 4 else margin)(logits, rows["y"])
+    return (dlr if logits.shape[1] >= 3 else margin)(logits, rows["y"])
 
 
 def _targeted(logits: Tensor, rows: Rows) -> Tensor:

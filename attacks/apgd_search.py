@@ -20,8 +20,10 @@ Draw = Callable[[Rows], Tensor]  # rows to the noise of their runs' starts (B, C
 class AutoPGD:
     """A `Search` (see slots): Croce and Hein 2020, arXiv:2003.01690, Alg. 1.
 
-    Claims the first misclassified point. Every row has its own step count, schedule and run;
-    which rows are at which step is known to the device alone, so nothing here waits for it.
+    Claims the first misclassified point; a patient one, for randomised networks, where one such
+    point is luck, the point of the largest loss when its run is over. Every row has its own step
+    count, schedule and run; which rows are at which step is known to the device alone, so nothing
+    here waits for it.
 
     Args:
         network: searched on, frozen by the caller.
@@ -32,6 +34,7 @@ class AutoPGD:
         targets: wrong classes to aim at, the likeliest on the clean image first; 0 for none.
         eot: passes per gradient.
         device: of the images.
+        patient: claim nothing before a run is over.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class AutoPGD:
         targets: int,
         eot: int,
         device: torch.device,
+        patient: bool = False,
     ) -> None:
         self._network, self._loss, self._rule, self._draw = network, loss, rule, draw
         self._restarts, self._targets, self._eot = restarts, targets, eot
+        self._patient = patient
         self._last = len(rule.opens) - 1  # evaluations after the start
         self._evaluations = 0
         self.finite = FiniteCheck(device)
@@ -65,7 +70,7 @@ class AutoPGD:
         loss, gradient, wrong = self._evaluate(state)
         state["gradient"], state["best_gradient"] = gradient, gradient.clone()
         state["best_loss"] = loss
-        state["claim"] = wrong & self._rule.counts[0]
+        state["claim"] = wrong & self._rule.counts[0] & (not self._patient)
         state["left"] = torch.full_like(rows["y"], self._last)
         return state | self._rule.fields(state)
 
@@ -91,7 +96,13 @@ class AutoPGD:
         state["best_gradient"] = _select(better, gradient, state["best_gradient"])
         state["best_loss"] = torch.where(better, loss, state["best_loss"])
         back = self._rule.adapt(state, loss, live, evaluation)
-        state["claim"] = state["claim"] | (wrong & self._rule.counts[evaluation])
+        counts = self._rule.counts[evaluation]
+        if self._patient:
+            over = live & (state["left"] == 1)
+            state["x_adv"] = _select(over, state["best"], state["x_adv"])
+            state["claim"] = state["claim"] | over
+        else:
+            state["claim"] = state["claim"] | (wrong & counts)
         back &= ~state["claim"]  # a claimed point stays
         state["x_adv"] = _select(back, state["best"], state["x_adv"])
         state["gradient"] = _select(back, state["best_gradient"], gradient)
@@ -100,7 +111,11 @@ class AutoPGD:
     def _evaluate(self, state: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Loss (B,), gradient (B, C, H, W) and whether misclassified (B,) at `x_adv`."""
         logits, loss, gradient = loss_and_gradient(
-            self._network, state["x_adv"], lambda z: self._loss(z, state), eot=self._eot
+            self._network,
+            state["x_adv"],
+            lambda z: self._loss(z, state),
+            eot=self._eot,
+            mean_loss=self._patient,
         )
         # A sum is finite only if all its terms are, and is one pass over the images.
         self.finite.note(self._evaluations, loss, gradient.flatten(1).sum(dim=1))

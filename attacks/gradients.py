@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 
 def loss_and_gradient(
-    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], *, eot: int = 1
+    model: nn.Module,
+    x: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    eot: int = 1,
+    mean_loss: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Forward and backward pass on the input alone.
 
@@ -18,19 +23,21 @@ def loss_and_gradient(
         x: images (B, C, H, W).
         loss: logits (B, K) to one value per example (B,).
         eot: passes over which the gradient is averaged (expectation over transformation, Athalye
-            et al. 2018, arXiv:1802.00420); logits and losses are of the last, as in AutoAttack.
+            et al. 2018, arXiv:1802.00420).
+        mean_loss: average the losses too; else they are of the last pass, as in AutoAttack.
 
     Returns:
-        Logits (B, K) and losses (B,), both of the last pass, and gradient (B, C, H, W); detached,
-        at least float32.
+        Logits (B, K) of the last pass, losses (B,) and gradient (B, C, H, W); detached, of the type
+        of `x` whatever the network's own.
     """
-    total = torch.zeros_like(x)
+    total, loss_sum = torch.zeros_like(x), x.new_zeros(len(x))
     x = x.detach().requires_grad_(True)
     for _ in range(eot):
         with torch.enable_grad():
-            logits = model(x)
-            logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+            logits = model(x).to(x.dtype)
             losses = loss(logits)
             (gradient,) = torch.autograd.grad(losses.sum(), x)
         total += gradient
-    return logits.detach(), losses.detach(), total / eot if eot > 1 else total
+        loss_sum += losses.detach()
+    kept = loss_sum / eot if mean_loss else losses.detach()
+    return logits.detach(), kept, total / eot if eot > 1 else total

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -143,3 +147,20 @@ def normal(
     angle = words[:, pairs:] * (2.0 * math.pi * 2.0**-32)
     both = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
     return both[:, :n].float().view(shape)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the generators of torch, numpy and Python, which networks and attacks of others use.
+
+    Numpy's and Python's are put back after the block; torch's are its caller's to put back.
+    """
+    torch.manual_seed(seed)
+    before = random.getstate(), numpy.random.get_state()
+    try:
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        yield
+    finally:
+        random.setstate(before[0])
+        numpy.random.set_state(before[1])

@@ -58,9 +58,9 @@ def reference_autoattack(
     devices = [x.device] if x.device.type == "cuda" else []
     with attacked(model), torch.random.fork_rng(devices=devices), torch.enable_grad():
         attack = AutoAttack(model, norm=norm, eps=eps, version=version, seed=seed, device=x.device)
-        # Nine targets by default; a network of fewer classes has only K - 1 wrong ones.
-        attack.apgd_targeted.n_target_classes = min(9, n_classes - 1)
-        attack.fab.n_target_classes = min(9, n_classes - 1)
+        # Nine targets (five in L1, for APGD); a network of fewer classes has only K - 1 wrong ones.
+        for targeted in (attack.apgd_targeted, attack.fab):
+            targeted.n_target_classes = min(targeted.n_target_classes, n_classes - 1)
         x_adv: Tensor = attack.run_standard_evaluation(x, y, batch_size=batch_size)[0]
     return x_adv.detach()
 

@@ -22,6 +22,7 @@ from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.half_precision import InFloat16
 from robustbench_lite.attacks.input_convolution import InputConvolution
 from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.out_of_memory import is_out_of_memory
 from robustbench_lite.attacks.random_numbers import uniform
 
 Precision = Literal["float32", "mixed"]
@@ -41,11 +42,16 @@ class SearchNetwork:
 
     Args:
         module: maps (B, C, H, W) in [0, 1] to float32 logits (B, K).
-        notes: one line each: what was changed, and what could not be.
+        notes: one line each: what could not be changed, and last what was.
     """
 
     module: nn.Module
     notes: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """What the search runs on, in a line."""
+        return self.notes[-1]
 
 
 def search_network(
@@ -57,8 +63,9 @@ def search_network(
     on a CPU the convolution that reads the image gets a faster input gradient, and convolutions see
     their maps channels last where that pays. What is done follows from the network, the device and
     the precision, never from a clock, so it is the same each time. The copy is compared with the
-    model on a few images; where it differs, less is done, down to the model itself. A network that
-    fails on those images is returned as it is: whoever runs it next will say why.
+    model on a few images, in the numerics that the caller has set (TF32 alone differs by more than
+    folding may); where it differs, less is done, down to the model itself. A network that fails on
+    those images is returned as it is: whoever runs it next will say why.
 
     Args:
         model: maps (B, C, H, W) in [0, 1] to logits (B, K); on `device`. Stays as it is.
@@ -69,6 +76,7 @@ def search_network(
 
     Raises:
         InputError: for an unknown precision.
+        RuntimeError: torch's own, when memory runs out.
 
     Cost:
         About 10 to 30 forwards of a single image, and 4 backwards with `"mixed"`.
@@ -88,6 +96,8 @@ def search_network(
         else:
             notes.append("searches on the network itself")
     except Exception as error:  # a user's network may fail in any way; without a copy it may not
+        if is_out_of_memory(error):
+            raise
         notes.append(f"searches on the network itself: {_described(error)}")
     for note in notes:
         logger.info("search network: %s", note)
@@ -136,6 +146,8 @@ class _Plan:
                 network = InFloat16(network, channels_last=self.channels_last == "all")
                 fault = fault or _fault(network, probes, expected, _NEAR)
         except Exception as error:  # for instance a view() that channels last does not allow
+            if is_out_of_memory(error):
+                raise  # another time it might not run out, and the search would be another one
             fault = _described(error)
         counts = ", ".join(f"{what} {count}" for what, count in done)
         if fault:

@@ -94,6 +94,7 @@ def attack_in_slots(
     slots: int,
     passes: int = 1,
     network: nn.Module | None = None,
+    patient: bool = False,
 ) -> Tensor:
     """Run a search on every example that is right when clean.
 
@@ -106,16 +107,20 @@ def attack_in_slots(
         slots: rows per forward pass.
         passes: forward passes per prediction; above 1 the majority decides.
         network: the one searched on, when it is another (half precision); held frozen too.
+        patient: the search claims the best of each run: attack every example, for a few passes do
+            not say which a randomised network has right, and return the last claim even where it
+            was not confirmed.
 
     Returns:
-        (N, C, H, W): for a broken example the confirmed candidate, else the clean image.
+        (N, C, H, W): for a broken example the confirmed candidate, else the clean image (of a
+        patient search the last candidate).
 
     Raises:
         InputError: when a loss or gradient was not finite.
     """
     with attacked(model), attacked(network or model), torch.no_grad():
         logits = [_clean_logits(model, x, slots) for _ in range(passes)]
-        right = (majority(logits) == y).nonzero().flatten()
+        right = ((majority(logits) == y) | patient).nonzero().flatten()
         found = x.clone()
         if len(right):
             rows = {"x": x, "y": y, "ids": ids, "logits": logits[0]}
@@ -127,7 +132,9 @@ def attack_in_slots(
                 assert isinstance(wrong, Tensor)
                 return 2 * wrong > passes
 
-            found[right] = run_slots(search, rows, slots=slots, confirm=confirm).x_adv
+            found[right] = run_slots(
+                search, rows, slots=slots, confirm=confirm, keep_denied=patient
+            ).x_adv
     return found
 
 
@@ -142,6 +149,7 @@ def run_slots(
     *,
     slots: int,
     confirm: Callable[[Tensor, Tensor], Tensor],
+    keep_denied: bool = False,
 ) -> Found:
     """Run a search on all rows, `slots` at a time.
 
@@ -150,6 +158,7 @@ def run_slots(
         rows: see `Search.begin`, without `run`; may be empty of examples.
         slots: rows held at once, at least 1.
         confirm: candidates (B, C, H, W) and labels (B,) to whether each is broken (B,).
+        keep_denied: of an example that is never broken, return the last candidate.
     """
     out, broken = rows["x"].clone(), torch.zeros_like(rows["y"], dtype=torch.bool)
     waiting = torch.arange(len(broken), device=broken.device)
@@ -166,6 +175,8 @@ def run_slots(
             return Found(out, broken)
         search.advance(state, min(period, int(state["left"].min())))
         search.finite.raise_if_not("loss or gradient", "step {} of the search")
+        if keep_denied:
+            out[state["slot_of"][state["claim"]]] = state["x_adv"][state["claim"]]
         done, denied = _confirmed(search, state, confirm)
         # A row that is denied stood still since its claim, and may claim again at once.
         period = 1 if denied else min(2 * period, _LONGEST_PERIOD)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.model_state import attacked
-from robustbench_lite.attacks.random_numbers import fold_seed
+from robustbench_lite.attacks.random_numbers import fold_seed, seeded
 from robustbench_lite.attacks.registry import unknown_name
 from robustbench_lite.attacks.threat_model import Norm
 
@@ -69,7 +66,7 @@ def torchattacks_attack(
         attacked(model),
         torch.random.fork_rng(devices=devices),
         torch.enable_grad(),
-        _seeded(fold_seed(seed, stream, name, int(ids[0])) % 2**63),
+        seeded(fold_seed(seed, stream, name, int(ids[0])) % 2**63),
     ):
         x_adv: Tensor = attack_class(model_view, **arguments)(x, y)
     return x_adv.detach()
@@ -91,20 +88,6 @@ def _class(name: str, params: Mapping[str, object]) -> Callable[..., Any]:
     if extra := set(params) - set(inspect.signature(names[name]).parameters):
         raise InputError(f"torchattacks.{name} has no argument {', '.join(sorted(extra))}")
     return names[name]
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed every generator an attack may use; numpy's and Python's are put back after."""
-    torch.manual_seed(seed)
-    before = random.getstate(), numpy.random.get_state()
-    try:
-        random.seed(seed)
-        numpy.random.seed(seed % 2**32)
-        yield
-    finally:
-        random.setstate(before[0])
-        numpy.random.set_state(before[1])
 
 
 class _FirstParameterDevice(nn.Module):

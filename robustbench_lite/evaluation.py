@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-from robustbench_lite.attacks.random_numbers import fold_seed
+from robustbench_lite.attacks.random_numbers import fold_seed, seeded
 from robustbench_lite.attacks.run_attack import check_attack, run_attack
-from robustbench_lite.attacks.search_network import search_network
+from robustbench_lite.attacks.search_network import SearchNetwork, search_network
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
 from robustbench_lite.errors import InputError
 from robustbench_lite.evaluation_terms import Settings, evaluation_header
 from robustbench_lite.evidence import compress
 from robustbench_lite.flag_checks import measure_flags
-from robustbench_lite.ledger import CLEAN, Ledger, check_environment, open_ledger
+from robustbench_lite.ledger import CLEAN, Ledger, fix_environment, open_ledger
 from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import check_seed, deterministic, memory_told
@@ -137,17 +137,12 @@ class _Evaluation:
     ) -> None:
         self.ledger, self.protocol, self.seed, self.workers = ledger, protocol, seed, workers
         self.model, self.device = source.model.to(device).eval(), device
+        self.search: SearchNetwork | None = None  # chosen once there is something to do
         self.data = data.subset(torch.arange(n)).to(device)
         settings = ledger.header.settings
         self.batch_size, self.chunk_size = int(settings["batch_size"]), int(settings["chunk_size"])  # type: ignore[call-overload]
         self.threads = int(settings["threads"])  # type: ignore[call-overload]
         self.evidence = settings["evidence"]
-        self.search = search_network(
-            self.model,
-            precision=settings["precision"],  # type: ignore[arg-type]
-            device=device,
-            like=self.data.pixels(slice(0, 1))[0],
-        )
         self.chunks = -(-n // self.chunk_size)
 
     def do_missing(
@@ -158,12 +153,13 @@ class _Evaluation:
         missing = workers.agreed("missing", lambda: self._missing(list(specs)))
         if not missing and self.ledger.checks_path.exists():
             return
-        with workers.first_alone("comparing"):
-            check_environment(self.ledger, now)
         total = self.chunks * (len(specs) + 1)
         before = total - len(missing)
         with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
             with workers.first_alone("checking"):
+                self.search = self._search_network()
+                now = {**now, "search_network": self.search.summary}
+                fix_environment(self.ledger, now, begin=workers.first and before == 0)
                 check_attackable(self.model, self.data)
             # A folder without a finished part may hold the checks of another network.
             if workers.first and (before == 0 or not self.ledger.checks_path.exists()):
@@ -179,6 +175,16 @@ class _Evaluation:
                     progress(Progress(attack, chunk, done, total, len(broken), survived))
         workers.wait_until_all("parts")
 
+    def _search_network(self) -> SearchNetwork:
+        """What attacks search on, chosen in the numerics that they run in."""
+        with memory_told("search network", self.batch_size, "free some memory"):
+            return search_network(
+                self.model,
+                precision=self.ledger.header.settings["precision"],  # type: ignore[arg-type]
+                device=self.device,
+                like=self.data.pixels(slice(0, 1))[0],
+            )
+
     def _missing(self, attacks: list[str]) -> list[tuple[int, str]]:
         """What is left to do, in order: one process chunk by chunk; several the long parts early,
         so that they end together (in a protocol the strongest attack comes last)."""
@@ -190,7 +196,7 @@ class _Evaluation:
 
     def _measure_flags(self) -> None:
         """Store what the flags are raised by, before the first part."""
-        with memory_told("checks", self.batch_size, _SMALLER):
+        with memory_told("checks", self.batch_size, _SMALLER), seeded(self.seed):
             measured = measure_flags(
                 self.model,
                 self.data.pixels(slice(None)),
@@ -204,7 +210,12 @@ class _Evaluation:
 
     def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
         """The part, with its place in the message of whatever goes wrong in it."""
-        with memory_told(f"{name}, chunk {chunk}", self.batch_size, _SMALLER):
+        if spec is not None and not self.ledger.has_part(CLEAN, chunk):
+            self._guarded_part(chunk, CLEAN, None)  # another worker is at it: the same bytes
+        # Each part has generators of its own, so a resumed run draws what an unbroken one drew.
+        # (Our attacks draw by counter and do not care; randomised networks do.)
+        part_seed = fold_seed(self.seed, name, chunk) % 2**63
+        with memory_told(f"{name}, chunk {chunk}", self.batch_size, _SMALLER), seeded(part_seed):
             try:
                 return self._do_part(chunk, spec)
             except InputError as error:
@@ -216,15 +227,11 @@ class _Evaluation:
             chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, len(self.data))
         )
         name = CLEAN if spec is None else spec.name
-        # Each part has a generator state of its own, so a resumed run draws what an unbroken one
-        # drew. (Our attacks draw by counter and do not care.)
-        torch.manual_seed(fold_seed(self.seed, name, chunk) % 2**63)
         if spec is not None:
-            if not self.ledger.has_part(CLEAN, chunk):
-                self._do_part(chunk, None)  # another worker is at it, and writes the same bytes
             correct = ~self.ledger.read_part(CLEAN, chunk)["broken"].to_numpy()
             ids = ids[torch.from_numpy(correct)]
         x, y = self.data.pixels(ids.to(self.device)), self.data.labels[ids.to(self.device)]
+        assert self.search is not None
         counter, searched = PassCounter(self.model), PassCounter(self.search.module)
         stage = np.full(len(ids), "", dtype=object)
         x_adv = x

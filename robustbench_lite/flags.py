@@ -57,8 +57,8 @@ FLAGS = (
         "batch_dependent",
         1e-3,
         1,
-        "largest change of a logit with the images beside it, relative to the largest logit, both "
-        "less the mean over classes",
+        "largest change of a logit with the images beside it, relative to the image's largest "
+        "logit, both less the mean over classes; of a randomised network with the same draws",
         "an image's logits depend on the other images of its batch, so an attack on a batch and "
         "the verdict on it see different networks",
         "compute nothing over the batch at test time; if bn_train_mode is raised too, that is why",
@@ -80,8 +80,8 @@ FLAGS = (
         "randomised",
         1e-4,
         1,
-        "largest difference of a logit between two passes of an image, relative to the largest "
-        "logit, both less the mean over classes",
+        "largest difference of a logit between two passes of an image, relative to the image's "
+        "largest logit, both less the mean over classes",
         "two passes of the same image give different logits, so single-pass verdicts are luck",
         "rbl evaluate ... --protocol aa_rand (aa_rand_l2 for L2): gradients averaged over draws, "
         "verdicts by majority; there this flag is measured and not raised",

@@ -51,7 +51,8 @@ class Header:
             identity is refused.
         settings: what fixes the bits (batch and chunk size, threads, TF32, cuDNN, device kind,
             evidence). Reused on resume; an explicit other wish is refused.
-        environment: versions, commit and device. Must agree while parts are missing.
+        environment: versions, commit, device, and on what attacks search. Must agree while parts
+            are missing.
         about: what the leaderboard shows of the model; that of the latest call.
     """
 
@@ -224,8 +225,22 @@ def read_header(folder: Path) -> Header:
         raise InputError(f"{path} is no readable header: {first_line(error)}") from error
 
 
-def check_environment(ledger: Ledger, now: Mapping[str, object]) -> None:
-    """Refuse to finish a folder under other versions or hardware than it was begun with."""
+def fix_environment(ledger: Ledger, now: Mapping[str, object], *, begin: bool) -> None:
+    """Note what a folder is begun in; refuse to finish it in anything else.
+
+    Args:
+        ledger: of a folder with parts missing.
+        now: versions, commit, device, and the network that attacks search on.
+        begin: no part is there yet, and this process is the one to note it.
+
+    Raises:
+        LedgerMismatchError: for another environment than the folder was begun in.
+    """
+    if begin:
+        ledger.header = replace(ledger.header, environment=dict(now))
+        write_json(ledger.folder / "header.json", ledger.header.as_dict())
+    else:
+        ledger.header = read_header(ledger.folder)
     if difference := describe_difference(ledger.header.environment, now):
         raise LedgerMismatchError(
             f"{ledger.folder} was begun in another environment: {difference}; its bytes could "

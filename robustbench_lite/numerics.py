@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from robustbench_lite.attacks.out_of_memory import is_out_of_memory
 from robustbench_lite.errors import InputError
 
 
@@ -80,11 +81,6 @@ def deterministic(*, threads: int, seed: int) -> Iterator[None]:
         torch.set_num_threads(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that the device has no more memory; a CPU has no error class for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.autoattack import stages
 from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.out_of_memory import is_out_of_memory
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-from robustbench_lite.numerics import is_out_of_memory
 
 CANDIDATES = (50, 100, 250, 500)  # a chunk has 500 examples
 _LONGEST_PASS = 3.0  # seconds; larger batches of a slow network are not tried

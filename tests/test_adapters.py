@@ -235,6 +235,26 @@ def test_the_reference_is_pyautoattack_with_our_seed(trained, images):
     assert torch.equal(ours, expected[correct])
 
 
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_the_reference_aims_at_as_many_classes_as_its_authors_do(
+    images, monkeypatch, norm, version
+):
+    x, y = images
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(x[0].numel(), 12))
+    seen = []
+
+    def run(attack, images, labels, *, batch_size):
+        seen.append((attack.apgd_targeted.n_target_classes, attack.fab.n_target_classes))
+        return [images]
+
+    direct = pyautoattack.AutoAttack(model, norm=norm, eps=0.1, version=version, device="cpu")
+    monkeypatch.setattr(pyautoattack.AutoAttack, "run_standard_evaluation", run)
+    place = {"ids": torch.arange(len(x)), "seed": 0, "batch_size": 10}
+    reference_autoattack(model, x, y, version=version, norm=norm, eps=0.1, **place)
+    assert seen == [(direct.apgd_targeted.n_target_classes, direct.fab.n_target_classes)]
+
+
 def test_the_reference_gets_our_seed_and_radius(trained, images, monkeypatch):
     given = {}
     original = pyautoattack.AutoAttack.__init__

@@ -2,9 +2,13 @@
 
 import copy
 import json
+import math
+import os
+import random
 import re
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -132,6 +136,14 @@ def up(measured, passes=1):
     """Names of the raised flags among those measured on the network."""
     fine = dict.fromkeys(AFTER_ATTACKS, Check(0.0, 0))
     return {flag["name"] for flag in raised({**measured.checks, **fine}, passes=passes)}
+
+
+def _numpys(*shape):
+    return torch.from_numpy(numpy.random.standard_normal(shape)).float()
+
+
+def _pythons(*shape):
+    return torch.tensor([random.random() for _ in range(math.prod(shape))]).view(shape)
 
 
 def seen_batch(base, x):
@@ -386,11 +398,50 @@ def test_a_batch_of_one_and_a_single_image_are_put_beside_others(base, digits):
         assert up(measure(base, digits, n, batch_size=batch_size)) == set()
 
 
-def test_random_networks_say_nothing_of_batches_and_a_protocol_for_them_allows_them(base, digits):
+def test_random_networks_are_asked_about_batches_and_a_protocol_for_them_allows_them(base, digits):
     noisy = measure(TRIPPED["noise at test time"][0](base), digits, passes=5)
-    assert noisy.checks["batch_dependent"] == Check(0.0, 0)
+    assert noisy.checks["batch_dependent"].points == 100
     assert up(noisy, passes=5) == set()
     assert up(noisy, passes=1) == {"randomised"}
+
+
+@pytest.mark.parametrize("source", [torch.randn, _numpys, _pythons], ids=["torch", "numpy", "own"])
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_noise_does_not_hide_that_a_network_looks_at_its_batch(base, digits, source, n):
+    def both(base, x):
+        return seen_batch(base, x) + 0.01 * source(len(x), 10)
+
+    assert up(measure(Around(base, both), digits, n), passes=9) == {"batch_dependent"}
+
+
+def test_draws_that_cannot_be_repeated_say_nothing_of_batches(base, digits):
+    def unseeded(base, x):
+        drawn = torch.frombuffer(bytearray(os.urandom(10 * len(x))), dtype=torch.uint8)
+        return base(x) + 0.01 * drawn.float().view(-1, 10)
+
+    measured = measure(Around(base, unseeded), digits)
+    assert measured.checks["batch_dependent"] == Check(0.0, 0)
+    assert up(measured) == {"randomised"}
+
+
+def test_a_few_huge_logits_hide_neither_noise_nor_the_batch(base, digits):
+    def noise(base, x):
+        return base(x) + 0.1 * torch.randn(len(x), 10)
+
+    def lead(logits):
+        top = logits.topk(2, dim=1).values
+        return top[:, 0] - top[:, 1]
+
+    with torch.no_grad():
+        third = lead(base(digits.pixels(slice(0, 100)))).sort().values[-3]
+    for change, flag in ((noise, "randomised"), (seen_batch, "batch_dependent")):
+
+        def loud(base, x, change=change):
+            logits = base(x)
+            sure = (lead(logits) > third)[:, None]
+            return torch.where(sure, 1e6 * logits, change(base, x))
+
+        assert flag in up(measure(Around(base, loud), digits)), flag
 
 
 def test_a_compiled_network_is_watched_as_written(base, digits):

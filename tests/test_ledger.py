@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustbench_lite.errors import InputError, LedgerMismatchError, StorageError
-from robustbench_lite.ledger import COLUMNS, Header, check_environment, open_ledger, read_header
+from robustbench_lite.ledger import COLUMNS, Header, fix_environment, open_ledger, read_header
 from robustbench_lite.storage import write_atomically, write_json
 
 HEADER = Header(
@@ -102,9 +102,9 @@ def test_what_is_only_shown_is_that_of_the_latest_call(tmp_path):
 
 def test_another_environment_is_refused_while_work_is_left(tmp_path):
     ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
-    check_environment(ledger, HEADER.environment)
+    fix_environment(ledger, HEADER.environment, begin=True)
     with pytest.raises(LedgerMismatchError, match=r"versions.torch: 2.13.0 there, 2.14.0 now"):
-        check_environment(ledger, {"versions": {"torch": "2.14.0"}, "git_commit": "abc"})
+        fix_environment(ledger, {"versions": {"torch": "2.14.0"}, "git_commit": "abc"}, begin=False)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):
