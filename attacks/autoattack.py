@@ -174,7 +174,9 @@ def _share_wrong(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int, pas
     with attacked(model), torch.no_grad():
         wrong = [
             torch.stack([model(images).argmax(dim=1) != labels for _ in range(times)]).sum(dim=0)
-            for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
+            for images, labels in zip(
+                torch.split(x, batch_size), torch.split(y, batch_size), strict=True
+            )
         ]
     return torch.cat(wrong) / times
 

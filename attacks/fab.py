@@ -314,7 +314,7 @@ class FabSearch:
         lengths = lengths.clamp_min(_SHORTEST)
         alpha = (lengths[0] / lengths.sum(dim=0)).clamp_max(self._rules.alpha_max)[:, None]
         ends = points.add_(moves, alpha=self._rules.eta)
-        return torch.lerp(ends[0], ends[1], alpha).clamp_(0.0, 1.0).view_as(at)
+        return torch.lerp(ends[0], ends[1], alpha.to(x.dtype)).clamp_(0.0, 1.0).view_as(at)
 
 
 def nearest_boundary(

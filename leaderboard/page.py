@@ -93,7 +93,7 @@ def write_page(
     Raises:
         OSError: when the folder or file cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays a link
     text = render_page(results, title=title, reported=reported)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -105,4 +105,4 @@ def write_page(
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    return target
+    return Path(path)

@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
+from robustbench_lite.processes import alone_in
 from robustbench_lite.results import read_results, write_results
 from robustbench_lite.storage import write_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
@@ -89,7 +91,8 @@ def evaluate(
         device: where to compute.
         progress: called after each part.
         workers: the processes that do this together, each with the same arguments; `out` is a
-            folder that all of them see. Their number changes no byte of the result.
+            folder that all of them see. With the same settings (threads!) their number changes no
+            byte of the result.
 
     Returns:
         The content of `out/result.json`.
@@ -110,15 +113,16 @@ def evaluate(
         check_attack(spec, protocol.threat, num_classes=data.num_classes)
     header = evaluation_header(source, data, protocol, n, seed, settings, device)
     workers = workers.next_round()
-    # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks alone.
-    with workers.first_alone("opening"):
-        ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)
-    run = _Evaluation(ledger, source, data, protocol, n, seed, device, workers)
-    run.do_missing(progress, now=header.environment)
-    with workers.first_alone("writing"):
-        if workers.first:
-            return write_results(ledger, [spec.name for spec in protocol.attacks], run.chunks)
-    return read_results(ledger)
+    with alone_in(out) if workers.first else nullcontext():
+        # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks.
+        with workers.first_alone("opening"):
+            ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)
+        run = _Evaluation(ledger, source, data, protocol, n, seed, device, workers)
+        run.do_missing(progress, now=header.environment)
+        with workers.first_alone("writing"):
+            if workers.first:
+                return write_results(ledger, [spec.name for spec in protocol.attacks], run.chunks)
+        return read_results(ledger)
 
 
 class _Evaluation:

@@ -8,6 +8,7 @@ functions of the former. Seconds live in `timing.json` (of further workers, `tim
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
     import torch
 
-SCHEMA_VERSION = 2  # of the header and the parts; results have their own
+SCHEMA_VERSION = 3  # of the header and the parts; results have their own
 CLEAN = "clean"
 COLUMNS = {  # of a part: name and Arrow type
     "example_id": "int64",
@@ -106,6 +107,13 @@ class Ledger:
         `timing.json`."""
         return self.folder / (f"timing-{worker}.json" if worker else "timing.json")
 
+    @property
+    def _terms(self) -> dict[bytes, bytes]:
+        """What a part says of the evaluation that it belongs to, as Parquet metadata."""
+        terms = [dict(self.header.identity), dict(self.header.settings)]
+        digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
+        return {b"robustbench_lite.terms": digest.encode()}
+
     def write_part(
         self,
         attack: str,
@@ -120,6 +128,7 @@ class Ledger:
 
         schema = pyarrow.schema(list(COLUMNS.items()))
         table = pyarrow.Table.from_pandas(rows, schema=schema, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **self._terms})
         if evidence is not None:
             tensors = {name: tensor.contiguous().cpu() for name, tensor in evidence.items()}
             write_bytes(self.evidence_path(attack, chunk), save(tensors))
@@ -138,7 +147,8 @@ class Ledger:
 
         path = self.part_path(attack, chunk)
         try:
-            rows: pandas.DataFrame = pyarrow.parquet.ParquetFile(path).read().to_pandas()
+            table = pyarrow.parquet.ParquetFile(path).read()
+            rows: pandas.DataFrame = table.to_pandas()
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(
                 f"{path} is corrupt ({first_line(error)}); remove that file and run the same "
@@ -147,6 +157,11 @@ class Ledger:
         if list(rows.columns) != list(COLUMNS) or not (rows["attack"] == attack).all():
             raise InputError(
                 f"{path} is no part of {attack!r}; remove that file and run the same command again"
+            )
+        if not self._terms.items() <= (table.schema.metadata or {}).items():
+            raise InputError(
+                f"{path} is a part of another evaluation than {self.folder / 'header.json'} "
+                "describes; choose another --out, or remove that folder"
             )
         return rows
 
@@ -218,6 +233,9 @@ def read_header(folder: Path) -> Header:
         sections = [data[name] for name in ("identity", "settings", "environment", "about")]
         if not all(isinstance(section, dict) and section for section in sections):
             raise TypeError("a section is empty or no table")
+        for name in ("batch_size", "chunk_size", "threads"):
+            if type(value := data["settings"][name]) is not int or value < 1:
+                raise ValueError(f"settings.{name} is {value!r}")
         return Header(*sections)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):

@@ -281,14 +281,6 @@ def _check_values(recipe: Recipe, origin: str) -> None:
             f"recipe {origin}: label_loss.name={label_loss!r}, but defense "
             f"{recipe.defense_name!r} is itself only with {needed!r}"
         )
-    for section in ("defense", "weight_perturbation"):
-        begin = getattr(getattr(recipe, section), "begin_epoch", 0)
-        if begin > recipe.training.epochs:
-            raise InputError(
-                f"recipe {origin}: {section}.begin_epoch={begin} is after the last of "
-                f"training.epochs={recipe.training.epochs}: {recipe.chosen[section]!r} would never "
-                "begin"
-            )
     smoothing = getattr(recipe.label_loss, "smoothing", None)
     if needed is not None and smoothing:
         raise InputError(
@@ -307,6 +299,13 @@ def _check_values(recipe: Recipe, origin: str) -> None:
     ):
         if value < lowest:
             raise InputError(f"recipe {origin}: {key}={value} must be at least {lowest}")
+    for section in ("defense", "weight_perturbation"):
+        begin = getattr(getattr(recipe, section), "begin_epoch", 0)
+        if begin > training.epochs:
+            raise InputError(
+                f"recipe {origin}: {section}.begin_epoch={begin} is after the last of "
+                f"training.epochs={training.epochs}: {recipe.chosen[section]!r} would never begin"
+            )
     if not 0.0 <= training.ema_decay < 1.0:
         raise InputError(
             f"recipe {origin}: training.ema_decay={training.ema_decay} is not in [0, 1)"

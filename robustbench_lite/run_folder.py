@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping
@@ -58,6 +59,7 @@ class RunFolder:
             "versions": current_versions(),
             "git_commit": git_commit(),
         }
+        self._begun_in = self._environment
         if (path / "state.pt").exists():
             self._go_on(threads)
             return
@@ -109,28 +111,42 @@ class RunFolder:
         """Store what resuming needs; plain tensors, numbers, lists and dicts only."""
         # By way of memory: torch's own file writer hides a full disk behind an internal error.
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
+        torch.save({**state, "terms": self._digest()}, buffer)
         write_bytes(self.path / "state.pt", buffer.getbuffer())
         self.write_metrics(state["metrics"])
+
+    def _digest(self) -> str:
+        """What a state says of the run that it belongs to."""
+        return hashlib.sha256(json.dumps(self._terms(), sort_keys=True).encode()).hexdigest()
 
     def load_state(self, device: torch.device) -> dict[str, Any] | None:
         """The state after the last finished epoch, or None.
 
         Raises:
-            InputError: when the file is damaged.
+            InputError: when the file is damaged, or of another run.
         """
         file = self.path / "state.pt"
         if not file.exists():
             return None
         try:
             state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+            whose = state["terms"]
         except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise InputError(
-                f"{file} is damaged ({first_line(error)}); train into another --out: best/ here "
-                "still holds the best checkpoint so far"
-            ) from error
+            raise self.damaged(error) from error
+        if whose != self._digest():
+            raise LedgerMismatchError(
+                f"{file} is of another run than recipe.json beside it says; choose another --out, "
+                "or remove that folder"
+            )
         self.write_metrics(state["metrics"])
         return state
+
+    def damaged(self, error: Exception) -> InputError:
+        """What to say of a state that cannot be gone on with."""
+        return InputError(
+            f"{self.path / 'state.pt'} is damaged ({first_line(error)}); train into another --out: "
+            "best/ here still holds the best checkpoint so far"
+        )
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
         """`metrics.jsonl`, a line per finished epoch."""

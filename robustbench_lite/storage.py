@@ -16,16 +16,23 @@ from robustbench_lite.errors import StorageError
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it.
 
-    Whoever reads `path` sees the old content or the new one, also after `kill -9` or a full disk.
+    Whoever reads `path` sees the old content or the new one, also after `kill -9` or a full disk. A
+    link stays a link: what it leads to is replaced. What is there and no file (a device, a pipe) is
+    written to as it is.
 
     Args:
         path: the final name; its folder is made.
         write: called with the temporary path.
 
     Raises:
-        StorageError: when the disk is full or the place not writable; the temporary file is gone
-            and `path` is as it was.
+        StorageError: when the disk is full, the place is not writable or a folder; the temporary
+            file is gone and `path` is as it was.
     """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: it is a folder")
+    if path.exists() and not path.is_file():
+        return write(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +59,12 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode())
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        wrong = ascii(text[error.start : error.end])
+        raise StorageError(f"cannot write {path}: UTF-8 has no {wrong} (in a name?)") from error
+    write_bytes(path, data)
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:

@@ -27,6 +27,7 @@ from robustbench_lite.errors import InputError
 from robustbench_lite.mixed_precision import InBfloat16
 from robustbench_lite.models import build_model
 from robustbench_lite.numerics import deterministic
+from robustbench_lite.processes import alone_in
 from robustbench_lite.recipe import Recipe, load_recipe, recipe_files
 from robustbench_lite.run_folder import RunFolder
 from robustbench_lite.training_data import TrainingData
@@ -85,6 +86,18 @@ def train(
             f"data.validation={recipe.data.validation} leaves nothing to train on: {data.name} "
             f"has {len(data)} training examples"
         )
+    with alone_in(out):
+        return _train(recipe, data, out, device, threads, progress)
+
+
+def _train(
+    recipe: Recipe,
+    data: Split,
+    out: Path,
+    device: torch.device,
+    threads: int | None,
+    progress: Callable[[TrainingProgress], None] | None,
+) -> Path:
     training_data = TrainingData(recipe, data, device)
     facts = {}
     if outliers_hash := training_data.outliers_hash:
@@ -223,14 +236,17 @@ class _Run:
         state = self.folder.load_state(self.device)
         if state is None:
             return
-        if state["epoch"] < self.recipe.training.epochs:
+        if state.get("epoch", 0) < self.recipe.training.epochs:
             self.folder.check_environment()
-        self.epoch, self.metrics = state["epoch"], state["metrics"]
-        for role, network in self.trained.items():
-            network.load_state_dict(state["networks"][role])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+        try:
+            self.epoch, self.metrics = state["epoch"], state["metrics"]
+            for role, network in self.trained.items():
+                network.load_state_dict(state["networks"][role])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise self.folder.damaged(error) from error
         logger.info("going on after epoch %d", self.epoch)
 
     def _report(self, step: int, epoch: int, metrics: Mapping[str, float] | None) -> None:

@@ -15,6 +15,7 @@ from robustbench_lite.datasets.arrays import content_hash
 from robustbench_lite.datasets.outliers import load_outliers
 from robustbench_lite.defenses.class_balance import check_no_class_is_empty
 from robustbench_lite.defenses.contract import Batch
+from robustbench_lite.errors import InputError
 from robustbench_lite.recipe import Recipe
 
 
@@ -44,6 +45,11 @@ class TrainingData:
         source = recipe.defense.outlier_source
         self.outliers = None if source is None else load_outliers(source, self.data)
         self.slices = _slices(len(self.data), recipe.training.batch_size)
+        if not self.slices:
+            raise InputError(
+                f"data.validation={recipe.data.validation} leaves {len(self.data)} of "
+                f"{len(data)} images to train on; a batch needs two"
+            )
 
     @property
     def outliers_hash(self) -> str | None:

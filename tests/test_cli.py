@@ -321,3 +321,60 @@ def test_every_command_has_help():
     }
     for command in commands.values():
         assert command.description
+
+
+def test_a_finished_run_whose_files_are_damaged_is_one_line(capsys):
+    command = ["train", "digits_standard", "--threads", "1", "--training.epochs", "1"]
+    assert main([*command, "--out", "mein lauf"]) == 0
+    assert "next: rbl evaluate 'mein lauf/best' --protocol" in capsys.readouterr().out
+    for name in ("card.json", "model.safetensors"):
+        file = Path("mein lauf/best") / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        assert name in complaint(capsys, *command, "--out", "mein lauf")
+        file.write_bytes(whole)
+
+
+def test_nothing_to_train_on_is_one_line(capsys):
+    line = complaint(capsys, "train", "digits_standard", "--data.validation", "1432")
+    assert "data.validation=1432 leaves 1 of 1433 images to train on" in line
+
+
+def test_a_wrong_number_of_epochs_is_named_before_what_depends_on_it(capsys):
+    line = complaint(capsys, "train", "digits_pgd_at", "--training.epochs", "-1")
+    assert "training.epochs=-1 must be at least 1" in line
+
+
+def test_a_folder_without_results_is_a_mistake(capsys):
+    Path("empty").mkdir()
+    assert "empty: no result.json there or below" in complaint(capsys, "leaderboard", "empty")
+
+
+def test_best_before_the_weights_begin_is_told(checkpoint):
+    from robustbench_lite.cli.train import summary
+    from robustbench_lite.recipe import load_recipe
+
+    recipe = load_recipe("mnist_irat", ["--training.epochs", "4", "--defense.begin_epoch", "4"])
+    assert "irat weighs examples from epoch 4 on, so this is not" in summary(recipe, checkpoint)
+    assert "weighs" not in summary(load_recipe("digits_pgd_at"), checkpoint)
+
+
+def test_detect_overwrites_only_its_own_results(checkpoint, capsys):
+    command = ["detect", str(checkpoint), "--outliers", "rademacher", "--n", "20", "--out"]
+    Path("thesis.tex").write_text("precious")
+    assert "thesis.tex is there and no result of" in complaint(capsys, *command, "thesis.tex")
+    assert Path("thesis.tex").read_text() == "precious"
+    for _ in range(2):
+        assert main([*command, "own.json"]) == 0
+
+
+def test_a_terminal_that_cannot_show_everything_is_no_error(checkpoint, tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "robustbench_lite", "reproduce", "--list"],
+        env=environment | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?" in done.stdout

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 
 import numpy as np
 import pandas
@@ -12,12 +13,14 @@ from torch import nn
 
 from robustbench_lite.attacks import autoattack
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol, load_protocol
+from robustbench_lite.attacks.search_network import search_network
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.datasets import load_split
 from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.evaluation import Settings, evaluate
 from robustbench_lite.leaderboard import load_result
 from robustbench_lite.leaderboard.statistics import unpack_outcomes
+from robustbench_lite.ledger import Ledger
 from robustbench_lite.model_source import LoadedModel, resolve_model
 
 CPU = torch.device("cpu")
@@ -422,3 +425,100 @@ def test_seconds_and_hosts_are_outside_the_result(source, digits, tmp_path):
     timing = json.loads((tmp_path / "r" / "timing.json").read_text())["parts"]
     assert {part["attack"] for part in timing} == {"clean", "pgd20_ce", "cwinf20_k50"}
     assert "seconds" not in (tmp_path / "r" / "result.json").read_text()
+
+
+class DrawsEverywhere(nn.Module):
+    """A linear network that draws from torch, numpy and Python in each pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        drawn = torch.randn(x.shape) + random.gauss(0.0, 1.0) + float(np.random.standard_normal())
+        return self.linear((x + 0.1 * drawn).flatten(1))
+
+
+@pytest.fixture
+def noisy():
+    torch.manual_seed(0)
+    return factory(DrawsEverywhere())
+
+
+def test_every_generator_begins_anew_with_each_part(noisy, digits, tmp_path):
+    run(noisy, digits, tmp_path / "one", n=60)
+    random.random(), np.random.random(), torch.rand(3)
+    run(noisy, digits, tmp_path / "two", n=60)
+    for name in ("result.json", "checks.json", "parts/cwinf20_k50/00001.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_an_attack_before_its_clean_part_draws_the_same(noisy, digits, tmp_path, monkeypatch):
+    """As a second worker finds it, when the first is still at the clean part."""
+    run(noisy, digits, tmp_path / "whole", n=40)
+
+    def attacks_first(ledger, attacks, chunks):
+        parts = [(chunk, name) for name in (*attacks, "clean") for chunk in range(chunks)]
+        return [part for part in parts if not ledger.has_part(part[1], part[0])]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "missing", attacks_first)
+        run(noisy, digits, tmp_path / "mixed", n=40)
+    for path in (tmp_path / "whole" / "parts").rglob("*.parquet"):
+        other = tmp_path / "mixed" / path.relative_to(tmp_path / "whole")
+        assert other.read_bytes() == path.read_bytes(), path
+
+
+def test_the_search_network_is_recorded_and_work_left_is_done_on_the_same(
+    source, digits, tmp_path, monkeypatch
+):
+    result = run(source, digits, tmp_path / "r", n=40)
+    stored = json.loads((tmp_path / "r" / "header.json").read_text())
+    assert stored["environment"]["search_network"].startswith("float32 with batch norms folded")
+    assert result["environment"]["search_network"] == stored["environment"]["search_network"]
+    (tmp_path / "r" / "parts" / "pgd20_ce" / "00001.parquet").unlink()
+
+    def fails(*_):
+        raise RuntimeError("not this time")
+
+    monkeypatch.setattr("robustbench_lite.attacks.search_network.fold_batch_norms", fails)
+    with pytest.raises(LedgerMismatchError, match="search_network"):
+        run(source, digits, tmp_path / "r", n=40)
+
+
+def test_memory_that_runs_out_changes_no_search(source, digits, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("robustbench_lite.attacks.search_network.fold_batch_norms", full)
+    with pytest.raises(InputError, match="search network: out of device memory"):
+        run(source, digits, tmp_path / "r", n=40)
+
+
+def test_the_search_network_is_compared_in_the_numerics_it_runs_in(
+    source, digits, tmp_path, monkeypatch
+):
+    seen = []
+
+    def spy(*arguments, **options):
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        assert not torch.backends.cudnn.allow_tf32
+        return search_network(*arguments, **options)
+
+    monkeypatch.setattr("robustbench_lite.evaluation.search_network", spy)
+    run(source, digits, tmp_path / "r", n=20)
+    assert seen == [(1, True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_logits_of_any_type_are_attacked(digits, tmp_path, dtype, quick_autoattack):
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.linear(x.flatten(1)).to(dtype)
+
+    torch.manual_seed(0)
+    run(factory(Cast()), digits, tmp_path / "r", n=40, protocol="aa_plus", eps="0.02")

@@ -14,7 +14,7 @@ from robustbench_lite.storage import write_atomically, write_json
 
 HEADER = Header(
     identity={"model": {"hash": "sha256:a"}, "seed": 0},
-    settings={"batch_size": 500, "threads": 2},
+    settings={"batch_size": 500, "chunk_size": 500, "threads": 2},
     environment={"versions": {"torch": "2.13.0"}, "git_commit": "abc"},
     about={"name": "net"},
 )
@@ -37,7 +37,8 @@ def begun(folder):
 
 def test_a_folder_without_a_finished_part_takes_new_terms(tmp_path):
     open_ledger(tmp_path / "r", HEADER, wishes={})
-    other = Header({"seed": 1}, {"batch_size": 7}, HEADER.environment, HEADER.about)
+    settings = {**HEADER.settings, "batch_size": 7}
+    other = Header({"seed": 1}, settings, HEADER.environment, HEADER.about)
     assert open_ledger(tmp_path / "r", other, wishes={"batch_size": 7}).header == other
     assert read_header(tmp_path / "r") == other
 
@@ -86,7 +87,7 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
 
 def test_settings_come_from_the_folder_and_only_explicit_wishes_must_agree(tmp_path):
     begun(tmp_path / "r")
-    settings = {"batch_size": 7, "threads": 1}
+    settings = {"batch_size": 7, "chunk_size": 500, "threads": 1}
     later = Header(HEADER.identity, settings, HEADER.environment, HEADER.about)
     assert open_ledger(tmp_path / "r", later, wishes={}).header.settings["batch_size"] == 500
     with pytest.raises(LedgerMismatchError, match="batch_size: 500 there, 7 now"):
@@ -183,3 +184,14 @@ def test_other_errors_while_writing_are_not_hidden(tmp_path):
 
     with pytest.raises(KeyError, match="bug"):
         write_atomically(tmp_path / "a", write)
+
+
+@pytest.mark.parametrize("value", [0, -1, "500", 2.0, True, None])
+@pytest.mark.parametrize("name", ["batch_size", "chunk_size", "threads"])
+def test_settings_that_are_no_numbers_are_refused(tmp_path, name, value):
+    begun(tmp_path / "r")
+    stored = json.loads((tmp_path / "r" / "header.json").read_text())
+    stored["settings"][name] = value
+    (tmp_path / "r" / "header.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=f"no readable header: settings.{name} is"):
+        open_ledger(tmp_path / "r", HEADER, wishes={})

@@ -1,5 +1,8 @@
 """The judge: what is broken, what is not allowed, what is an error."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -119,3 +122,45 @@ def test_half_precision_images_are_refused():
     x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     with pytest.raises(TypeError, match="float32"):
         verify(Threshold(), x, x, torch.zeros(1).long(), threat=LINF, batch_size=1)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pass",
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.set_float32_matmul_precision('high')",
+        "torch.backends.cuda.matmul.allow_tf32 = True",
+        "torch.backends.cudnn.allow_tf32 = False",
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+        "torch.backends.fp32_precision = 'tf32'",
+    ],
+)
+def test_float32_is_plain_whichever_way_it_was_set_and_put_back_after(code):
+    program = f"""
+import torch
+from robustbench_lite.verifier import _PLACES, plain_numerics
+
+def state():
+    said = [place.fp32_precision for place in _PLACES]
+    for ask in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            said.append(ask())
+        except RuntimeError:
+            said.append("torch does not say")
+    return said
+
+{code}
+before = state()
+with plain_numerics():
+    assert {{place.fp32_precision for place in _PLACES}} == {{"ieee"}}
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+assert len(_PLACES) == 9
+told = [(a, b) for a, b in zip(before, state()) if a != "torch does not say"]
+assert all(a == b for a, b in told), told
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

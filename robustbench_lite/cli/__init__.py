@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: OpenMP threads that sleep while they wait, instead of spinning.
     # On a machine with other work to do, spinning makes small networks many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a line of a table is not worth a traceback
     keep_freed_memory()
     try:
         arguments, rest = build_parser().parse_known_args(argv)

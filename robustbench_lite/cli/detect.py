@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.numerics import choose_device
     from robustbench_lite.storage import write_json
 
+    if arguments.out and not _may_be_written(Path(arguments.out)):
+        raise InputError(f"--out {arguments.out} is there and no result of rbl detect")
     settings = DetectionSettings(
         score=arguments.score,
         eps=parse_eps(arguments.eps),
@@ -56,6 +58,17 @@ def run(arguments: argparse.Namespace) -> None:
     write_json(out, result)
     print(table(result))
     print(f"result: {out}")
+
+
+def _may_be_written(out: Path) -> bool:
+    """Whether nothing is there, or an earlier result of this command."""
+    if not out.is_file():
+        return True
+    try:
+        stored = json.loads(out.read_text(encoding="utf-8"))
+        return bool(stored["kind"] == "detection")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _checkpoint(folder: str) -> LoadedModel:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from robustbench_lite.errors import InputError
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, or write it where `--out` says."""
@@ -20,6 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     reported = reported_rows(load_published(name) for name in dict.fromkeys(arguments.reported))
     results = load_results(arguments.results)
+    if not results and not reported:
+        raise InputError(f"{', '.join(arguments.results)}: no result.json there or below")
     if arguments.format == "html":
         text = render_page(results, title="Robustness leaderboard", reported=reported)
     else:

@@ -116,8 +116,8 @@ def add_evaluate(commands: Commands) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes on this machine, one a GPU; the result has the same bytes (default: "
-        "%(default)s)",
+        help="processes on this machine, one a GPU; with the same --threads the result has the "
+        "same bytes (default: %(default)s)",
     )
     add_place(parser)
     parser.set_defaults(takes_workers=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 from pathlib import Path
 
+from robustbench_lite.checkpoint_card import read_card
 from robustbench_lite.recipe import Recipe
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and say what came out and what to do with it."""
+    from robustbench_lite.checkpoint import load_checkpoint
     from robustbench_lite.cli.progress import training_bar
     from robustbench_lite.datasets import load_split
     from robustbench_lite.numerics import choose_device
@@ -29,12 +31,13 @@ def run(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         progress=training_bar(),
     )
+    load_checkpoint(best)  # a finished run is not trained again: its files may have been damaged
     print(summary(recipe, best))
 
 
 def summary(recipe: Recipe, best: Path) -> str:
     """What was chosen, on how many examples, and the command that evaluates it."""
-    metrics = json.loads((best / "card.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = read_card(best / "card.json").metrics
     section = recipe.validation
     eps = recipe.as_dict()["validation"]["eps"]
     protocol = "linf_standard" if section.norm == "Linf" else "l2_standard"
@@ -42,6 +45,17 @@ def summary(recipe: Recipe, best: Path) -> str:
         f"best epoch {metrics['epoch']:.0f} of {recipe.training.epochs}: clean "
         f"{100 * metrics['clean_accuracy']:.2f} %, robust {100 * metrics['robust_accuracy']:.2f} % "
         f"on {recipe.data.validation} held-out examples (PGD-{section.steps}, {section.norm} {eps})"
-        f"\ncheckpoint: {best}\n"
-        f"next: rbl evaluate {best} --protocol {protocol} --eps {eps}"
+        f"{_before_weights(recipe, metrics['epoch'])}\ncheckpoint: {best}\n"
+        f"next: rbl evaluate {shlex.quote(str(best))} --protocol {protocol} --eps {eps}"
+    )
+
+
+def _before_weights(recipe: Recipe, epoch: float) -> str:
+    """A line when the chosen epoch is one in which the method had not begun to weigh."""
+    begin = getattr(recipe.defense, "begin_epoch", 1)
+    if epoch >= begin:
+        return ""
+    return (
+        f"\nnote: {recipe.defense_name} weighs examples from epoch {begin} on, so this is not yet "
+        "its network; last/ is"
     )

@@ -5,16 +5,11 @@ FOLDER holds `request.json`; `answer.json` is written beside it.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NETWORK = (
     "ftplib.connect",
     "http.client.connect",
@@ -34,9 +29,10 @@ def main(folder: Path) -> None:
     """Do the requested job; every error of the user's becomes a line in the answer."""
     from robustbench_lite.allocator import keep_freed_memory
     from robustbench_lite.errors import InputError
+    from robustbench_lite.processes import end_with_parent
     from robustbench_lite.submission import checks, entry, verification
 
-    _end_with_parent()
+    end_with_parent()  # limits are the parent's to enforce
     keep_freed_memory()
     jobs = {"check": checks.job, "run": entry.job, "verify": verification.job}
     request: dict[str, Any] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
@@ -46,15 +42,6 @@ def main(folder: Path) -> None:
     except InputError as error:
         answer = {"error": str(error)}
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
-
-
-def _end_with_parent() -> None:
-    """Limits are the parent's to enforce, so this process does not outlive it (Linux)."""
-    parent = os.getppid()
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _refuse_network(event: str, arguments: tuple[object, ...]) -> None:
