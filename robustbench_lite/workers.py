@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.differences import first_line
 from robustbench_lite.errors import InputError
-from robustbench_lite.processes import end_with_parent
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +158,6 @@ def join_workers(environment: Mapping[str, str] = os.environ) -> Workers:
     """
     if not started_with_others(environment):
         return ALONE
-    end_with_parent()
     from torch.distributed import rendezvous  # type: ignore[attr-defined]
 
     try:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.cli.parser import UsageError, build_parser
+from robustbench_lite.processes import end_with_parent
 from robustbench_lite.workers import started_with_others
 
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(
                 f"rbl {arguments.command} works in one process: start it without torchrun"
             )
+        if started_with_others():
+            end_with_parent()  # else a worker would wait for others that are gone
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
         arguments.overrides = rest
         logging.basicConfig(
