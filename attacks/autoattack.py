@@ -17,7 +17,7 @@ from robustbench_lite.attacks.threat_model import Norm
 
 VERSIONS = ("standard", "plus", "rand")
 FEW_CLASSES = ("margin",)
-_LOOKS = 2  # times the judge's passes, to see how often a randomised network is wrong
+LOOKS = 2  # times the judge's passes, to see how often a randomised network is wrong
 _SETTLED = 0.75  # share of passes that must be wrong for an example to leave: no matter of luck
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "apgd_ce": apgd_ce,
@@ -170,7 +170,7 @@ def autoattack(
 
 def _share_wrong(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int, passes: int) -> Tensor:
     """In which share (B,) of passes a randomised network is wrong, of more than the judge takes."""
-    times = _LOOKS * passes
+    times = LOOKS * passes
     with attacked(model), torch.no_grad():
         wrong = [
             torch.stack([model(images).argmax(dim=1) != labels for _ in range(times)]).sum(dim=0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.attacks.autoattack import LOOKS, stages
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.out_of_memory import is_out_of_memory
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
@@ -82,6 +82,8 @@ def attack_cost(spec: AttackSpec, norm: str, num_classes: int, *, passes: int = 
     if name in ("autoattack", "reference:autoattack"):
         parts = stages(str(params["version"]), norm)  # type: ignore[arg-type]
         costs = [_cost(stage.name, stage.params, num_classes, passes) for stage in parts]
+        if name == "autoattack" and passes > 1:  # how often each stage's candidate is wrong
+            costs.append(Cost(LOOKS * passes * len(parts), 0))
     else:
         costs = [_cost(name, params, num_classes, passes)]
     total = Cost(0, 0)
@@ -110,8 +112,10 @@ def _cost(name: str, params: Mapping[str, object], num_classes: int, passes: int
     if name in ("apgd_ce", "apgd_dlr", "apgd_t"):
         # Every stage of L1's staged radius begins with a look at its first point.
         evaluations = steps + (3 if params["staged_eps"] else 1)
-        searched = evaluations * given["eot"] * restarts * targets
-        return Cost(searched + passes, searched)
+        runs = restarts * targets
+        searched = evaluations * given["eot"] * runs
+        judged = passes * runs if passes > 1 else 0  # the candidate of each run
+        return Cost(searched + judged + passes, searched)
     if name == "fab_t":
         return Cost(2, 1) * (steps * restarts * targets) + Cost(passes, 0)
     if name == "fab":

@@ -28,18 +28,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         StorageError: when the disk is full, the place is not writable or a folder; the temporary
             file is gone and `path` is as it was.
     """
-    path = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder")
     if path.exists() and not path.is_file():
         return write(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder itself may be what is wrong
             temporary.unlink(missing_ok=True)
