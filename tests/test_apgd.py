@@ -7,6 +7,7 @@ import torch
 from conftest import LinearBinary, small_net
 from torch import nn
 
+import robustbench_lite.attacks.apgd as apgd_module
 from robustbench_lite.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, check_parameters
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.losses import targeted_dlr, targeted_margin
@@ -323,3 +324,34 @@ def test_wrong_options_are_named_by_the_attack_and_by_the_protocols_check(change
         apgd_t(Constant(), x, y, ids=torch.arange(2), batch_size=2, **params)
     with pytest.raises(InputError, match=message):
         check_parameters("apgd_t", params, 10)
+
+
+@pytest.mark.parametrize(("classes", "name"), [(2, "margin"), (3, "dlr"), (4, "dlr")])
+def test_the_margin_stands_for_dlr_only_where_there_is_none(monkeypatch, classes, name):
+    """The authors' ratio needs the third largest logit, and no more."""
+    called = set()
+    for loss in ("margin", "dlr"):
+        real = getattr(apgd_module, loss)
+
+        def spy(logits, y, real=real, loss=loss):
+            called.add(loss)
+            return real(logits, y)
+
+        monkeypatch.setattr(apgd_module, loss, spy)
+    net, x = network_and_images(classes=classes)
+    apgd_dlr(
+        net,
+        x,
+        net(x).argmax(1),
+        norm="Linf",
+        eps=0.01,
+        steps=2,
+        restarts=1,
+        rho=0.75,
+        eot=1,
+        staged_eps=False,
+        ids=torch.arange(len(x)),
+        seed=0,
+        batch_size=12,
+    )
+    assert called == {name}

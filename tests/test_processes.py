@@ -135,7 +135,8 @@ def test_a_worker_ends_with_who_started_it(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stdout.close()
     deadline = time.monotonic() + 20
     while os.path.exists(f"/proc/{pid}"):
         assert time.monotonic() < deadline, "it goes on alone"

@@ -405,3 +405,49 @@ def test_examples_that_a_few_passes_call_wrong_when_clean_are_attacked_too(shift
     wrong_label = torch.ones(len(x), dtype=torch.long)  # of every clean image
     out = rand(network, x, wrong_label)
     assert bool((out != x).flatten(1).any(dim=1).all())
+
+
+class Drifting(nn.Module):
+    """Two logits whose gap is largest in the middle of the way, off by another amount each pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        off = (0.0, 0.3, -0.3)[len(self.seen) % 3]
+        gap = off - (x - 0.55).square().flatten(1).sum(dim=1)
+        self.seen.append((x.detach().clone(), -gap.detach()))
+        return torch.stack([-gap, 5.0 + 0.0 * gap, 4.0 + 0.0 * gap], dim=1)
+
+
+@pytest.mark.parametrize("eot", [1, 2, 4])
+def test_a_patient_run_gives_the_point_of_the_largest_mean_loss(eot):
+    x = torch.full((3, 1, 2, 2), 0.5)
+    network = Drifting()
+    found = apgd_ce(
+        network,
+        x,
+        torch.ones(3, dtype=torch.long),
+        norm="Linf",
+        eps=0.1,
+        ids=torch.arange(3),
+        seed=0,
+        batch_size=3,
+        passes=5,
+        **(APGD | {"eot": eot}),
+    )
+    searched = network.seen[5 : 5 + 11 * eot]  # after the clean passes: a start and ten steps
+    points = [searched[k * eot][0] for k in range(11)]
+    losses = torch.stack(
+        [sum(_cross_entropy_of(gap) for _, gap in searched[k * eot :][:eot]) for k in range(11)]
+    )
+    for row in range(3):
+        best = int(losses[:, row].argmax())
+        assert torch.equal(found[row], points[best][row])
+        assert best != 10, "else the last would do"
+
+
+def _cross_entropy_of(first):
+    logits = torch.stack([first, torch.full_like(first, 5.0), torch.full_like(first, 4.0)], dim=1)
+    return cross_entropy(logits, torch.ones(len(first), dtype=torch.long))

@@ -50,6 +50,13 @@ def test_every_item_is_claimed_once():
     assert max(finished for one in claimed for _, finished in one) <= 40
 
 
+def test_what_is_finished_is_counted_for_all():
+    store = HashStore()
+    first, second = (Workers(rank, 2, rank, store).claims(5) for rank in range(2))
+    assert [next(first), next(first), next(second), next(first)] == [(0, 1), (1, 2), (2, 2), (3, 3)]
+    assert next(second) == (4, 4)
+
+
 def test_a_second_evaluation_begins_anew():
     def work(workers):
         claimed = []
