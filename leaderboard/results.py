@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import NoReturn
 
 import orjson
 
+from robustbench_lite.leaderboard.collector import resting
 from robustbench_lite.leaderboard.entries import SUBMITTED, is_verified_submission
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
@@ -70,14 +70,19 @@ def _files_below(folder: str) -> Iterator[tuple[str, str]]:
     def refuse(error: OSError) -> NoReturn:
         raise ResultError(f"{error.filename}: cannot be read: {error.strerror}")
 
-    root = os.path.realpath(folder)
-    for parent, _, files in os.walk(folder, onerror=refuse):
-        if FILE_NAME in files:
-            name = os.path.join(parent, FILE_NAME)
-            if os.path.islink(name):
-                yield os.path.realpath(name), name
+    root, waiting = os.path.realpath(folder), [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                found = list(entries)
+        except OSError as error:
+            refuse(error)
+        waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+        for name in [entry for entry in found if entry.name == FILE_NAME and not entry.is_dir()]:
+            if name.is_symlink():
+                yield os.path.realpath(name.path), name.path
             else:
-                yield os.path.join(root, name[len(folder) :].lstrip(os.sep)), name
+                yield os.path.join(root, name.path[len(folder) :].lstrip(os.sep)), name.path
 
 
 def load_result(path: str | Path) -> Result:
@@ -123,13 +128,8 @@ def load_results(paths: Iterable[str | Path]) -> list[Result]:
             `load_result`.
     """
     files = find_results(paths)
-    collecting = gc.isenabled()
-    gc.disable()  # parsed JSON has no cycles; walking all of it again and again takes a fifth
-    try:
+    with resting():
         return [load_result(file) for file in files]
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _read(file: str) -> bytes:

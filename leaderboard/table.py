@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.leaderboard.collector import resting
 from robustbench_lite.leaderboard.ranking import UNRANKED, RankedResult, RankGroup, rank_results
 from robustbench_lite.leaderboard.records import Result
 from robustbench_lite.leaderboard.reported import STATUS, ReportedRow, group_reported
@@ -68,6 +69,11 @@ def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ())
         `reported`, `flags` says which numbers are not verified, `source` is the paper; what a
         paper does not state is NaN, None or empty.
     """
+    with resting():
+        return _table(results, reported)
+
+
+def _table(results: Iterable[Result], reported: Iterable[ReportedRow]) -> pd.DataFrame:
     import pandas as pd
 
     groups = rank_results(results)
@@ -80,7 +86,7 @@ def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ())
     for name in FIXED_COLUMNS:
         values = [record[name] for record in records]
         # None (unknown) has to survive next to True, False and integers.
-        kind = object if name in UNSTATED or any(value is None for value in values) else None
+        kind = object if name in UNSTATED or None in values else None
         columns[name] = pd.Series(values, dtype=kind)
     return pd.DataFrame(columns)
 
