@@ -134,8 +134,8 @@ def load_results(paths: Iterable[str | Path]) -> list[Result]:
 
 def _read(file: str) -> bytes:
     try:
-        with open(file, "rb") as stream:
-            return stream.read()
+        with open(file, "rb", buffering=0) as stream:  # one read of a small file
+            return stream.readall()
     except FileNotFoundError:
         raise ResultError(f"{file}: not found; need a result.json or its folder") from None
     except IsADirectoryError:
