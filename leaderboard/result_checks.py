@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
@@ -185,12 +186,18 @@ def _bits(fields: Fields, name: str, accuracy: Accuracy) -> tuple[bytes, int]:
     return packed, bits
 
 
+@lru_cache(maxsize=64)
+def _packed_labels(text: str, n: int) -> bytes:
+    """Labels as little-endian uint16; the results of one data set share them."""
+    return unpack_labels(text, n).tobytes()
+
+
 def _labels(fields: Fields, n: int) -> bytes | None:
     """Stored labels as little-endian uint16."""
     if fields.data.get("labels") is None:
         return None
     text = fields.text("labels")
     try:
-        return unpack_labels(text, n).tobytes()
+        return _packed_labels(text, n)
     except ValueError as error:
         raise ResultError(f"{fields.source}: {shown(fields.path('labels'))}: {error}") from error

@@ -236,6 +236,6 @@ def unpack_labels(text: str, n: int) -> NDArray[np.uint16]:
 
 def _base64(text: str, what: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
         raise ValueError(f"{what} are not base64: {error}") from error
