@@ -30,7 +30,7 @@ def loss_and_gradient(
         Logits (B, K) of the last pass, losses (B,) and gradient (B, C, H, W); detached, of the type
         of `x` whatever the network's own.
     """
-    total, loss_sum = torch.zeros_like(x), x.new_zeros(len(x))
+    total, seen = torch.zeros_like(x), []
     x = x.detach().requires_grad_(True)
     for _ in range(eot):
         with torch.enable_grad():
@@ -38,6 +38,6 @@ def loss_and_gradient(
             losses = loss(logits)
             (gradient,) = torch.autograd.grad(losses.sum(), x)
         total += gradient
-        loss_sum += losses.detach()
-    kept = loss_sum / eot if mean_loss else losses.detach()
+        seen.append(losses.detach())
+    kept = torch.stack(seen).mean(dim=0) if mean_loss else seen[-1]
     return logits.detach(), kept, total / eot if eot > 1 else total
