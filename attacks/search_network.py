@@ -23,7 +23,7 @@ from robustbench_lite.attacks.half_precision import InFloat16
 from robustbench_lite.attacks.input_convolution import InputConvolution
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.out_of_memory import is_out_of_memory
-from robustbench_lite.attacks.random_numbers import uniform
+from robustbench_lite.attacks.random_numbers import seeded, uniform
 
 Precision = Literal["float32", "mixed"]
 _PROBES = 4
@@ -252,8 +252,7 @@ def _lead_gradient(network: nn.Module, x: Tensor) -> Tensor:
 def _logits(network: nn.Module, x: Tensor) -> Tensor:
     """A forward pass in eval mode; randomised networks draw the same each time."""
     devices = [x.device] if x.device.type == "cuda" else []
-    with attacked(network), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with attacked(network), torch.no_grad(), torch.random.fork_rng(devices=devices), seeded(0):
         logits: Tensor = network(x)
     return logits.float()
 

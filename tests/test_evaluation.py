@@ -453,6 +453,12 @@ def test_every_generator_begins_anew_with_each_part(noisy, digits, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_a_network_that_draws_is_searched_on_a_copy_each_time(noisy, digits, tmp_path):
+    for name in ("one", "two"):
+        result = run(noisy, digits, tmp_path / name, n=20)
+        assert result["environment"]["search_network"].startswith("float32 with")
+
+
 def test_an_attack_before_its_clean_part_draws_the_same(noisy, digits, tmp_path, monkeypatch):
     """As a second worker finds it, when the first is still at the clean part."""
     run(noisy, digits, tmp_path / "whole", n=40)

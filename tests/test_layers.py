@@ -20,7 +20,6 @@ MAY_IMPORT = {
 }
 # The only files that may touch the global generators, each of which restores or scopes them.
 MAY_SEED = {
-    "attacks/search_network.py",  # inside fork_rng: its probes of a randomised network repeat
     "attacks/random_numbers.py",  # its `seeded`
     "robustbench_lite/numerics.py",
     "robustbench_lite/training.py",
