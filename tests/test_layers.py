@@ -14,9 +14,10 @@ OURS = "robustbench_lite"
 
 # Folder -> the packages of ours that its files may import. robustbench_lite/ may import all.
 MAY_IMPORT = {
-    "attacks": ("attacks",),
-    "defenses": ("attacks", "defenses"),
-    "leaderboard": ("leaderboard",),
+    "robustbench_lite/core": ("core",),
+    "attacks": ("attacks", "core"),
+    "defenses": ("attacks", "core", "defenses"),
+    "leaderboard": ("core", "leaderboard"),
 }
 # The only files that may touch the global generators, each of which restores or scopes them.
 MAY_SEED = {
@@ -51,7 +52,7 @@ def violations(source: str, file: str) -> list[str]:
 
 
 def _imports(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
-    top = file.split("/")[0]
+    top = next((folder for folder in MAY_IMPORT if file.startswith(f"{folder}/")), "")
     allowed = tuple(f"{OURS}.{name}" for name in MAY_IMPORT.get(top, ()))
     for line, name in _imported_names(tree):
         first = name.split(".")[0]
