@@ -315,7 +315,7 @@ def test_every_command_has_help():
     parser = build_parser()
     commands = next(a for a in parser._actions if a.dest == "command").choices
     assert set(commands) == {
-        *("demo", "train", "evaluate", "transfer", "detect"),
+        *("demo", "doctor", "train", "evaluate", "transfer", "detect"),
         *("leaderboard", "compare", "plot", "reproduce", "classes", "import", "list"),
         *("submit", "verify"),
     }
