@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from robustbench_lite.leaderboard.columns import Row, Section, split_groups
+from robustbench_lite.leaderboard.columns import Row, Section, count_statuses, split_groups
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.markup import render_latex, render_markdown
 from robustbench_lite.leaderboard.terminal import render_terminal
@@ -61,11 +61,18 @@ def _json(sections: Sequence[Section]) -> str:
             "engine": section.rows[0]["engine"],
             "first_example": section.key.first_example,
             "n": section.key.n_examples,
+            **_counts(section),
             "rows": [_json_row(row, section.attacks) for row in section.rows],
         }
         for section in sections
     ]
     return json.dumps({"groups": groups}, indent=2, allow_nan=False) + "\n"
+
+
+def _counts(section: Section) -> dict[str, dict[str, int]]:
+    """How many rows of each status have a rank, and how many have none."""
+    ranked, others = count_statuses(str(row["status"]) for row in section.rows)
+    return {"ranked": ranked, "unranked": others}
 
 
 JSON_ROW = (
