@@ -28,11 +28,11 @@ MARKDOWN = r"""### digits test · Linf eps=0.1 · linf_standard@0.1.v1 · n=40
 
 | Rank | Name | Defense | Architecture | Params | Extra data | Clean | PGD-20 | Worst case | 95% interval | Cost | Status |
 | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |
-| 1 | a_b | pgd_at | small_cnn | 21.3k | yes | 100.00 | 75.00 | 75.00 | [59.8, 85.8] | 40 | verified |
-| 2 | 50% | pgd_at | small_cnn | 21.3k |  | 100.00 | 30.00 | 30.00 | [18.1, 45.4] | 40 | verified |
-| – | c | pgd_at | small_cnn | 21.3k |  | 100.00 | 90.00 | 90.00 | [76.9, 96.0] | 40 | unverified: black_box_beats_white_box |
+| 1 | a_b | pgd_at | small_cnn | 21.3k | yes | 100.00 | 75.00 | 75.00 | [59.8, 85.8] | 40 | measured |
+| 2 | 50% | pgd_at | small_cnn | 21.3k |  | 100.00 | 30.00 | 30.00 | [18.1, 45.4] | 40 | measured |
+| – | c | pgd_at | small_cnn | 21.3k |  | 100.00 | 90.00 | 90.00 | [76.9, 96.0] | 40 | flagged: zero_gradients |
 
-No rank: unverified.
+Ranked: 2 measured. Unranked: 1 flagged.
 
 Engine: ours 1.
 
@@ -41,14 +41,14 @@ Accuracies in percent, with 95% Wilson intervals. Worst case: correct and broken
 
 LATEX = r"""\begin{table}
 \centering
-\caption{digits test $\cdot$ Linf eps=0.1 $\cdot$ linf\_standard@0.1.v1 $\cdot$ n=40. Accuracies in percent, with 95\% Wilson intervals. Worst case: correct and broken by no attack. Cost: forward plus backward passes per example attacked. No rank: unverified. Engine: ours 1.}
+\caption{digits test $\cdot$ Linf eps=0.1 $\cdot$ linf\_standard@0.1.v1 $\cdot$ n=40. Accuracies in percent, with 95\% Wilson intervals. Worst case: correct and broken by no attack. Cost: forward plus backward passes per example attacked. Ranked: 2 measured. Unranked: 1 flagged. Engine: ours 1.}
 \begin{tabular}{llllrlrrrrrl}
 \toprule
 Rank & Name & Defense & Architecture & Params & Extra data & Clean & PGD-20 & Worst case & 95\% interval & Cost & Status \\
 \midrule
-1 & a\_b & pgd\_at & small\_cnn & 21.3k & yes & 100.00 & 75.00 & 75.00 & [59.8, 85.8] & 40 & verified \\
-2 & 50\% & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 30.00 & 30.00 & [18.1, 45.4] & 40 & verified \\
--- & c & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 90.00 & 90.00 & [76.9, 96.0] & 40 & unverified: black\_box\_beats\_white\_box \\
+1 & a\_b & pgd\_at & small\_cnn & 21.3k & yes & 100.00 & 75.00 & 75.00 & [59.8, 85.8] & 40 & measured \\
+2 & 50\% & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 30.00 & 30.00 & [18.1, 45.4] & 40 & measured \\
+-- & c & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 90.00 & 90.00 & [76.9, 96.0] & 40 & flagged: zero\_gradients \\
 \bottomrule
 \end{tabular}
 \end{table}
@@ -78,7 +78,7 @@ def test_csv_is_as_agreed(tmp_path: Path) -> None:
     cells[8:10] = []
     plan = protocol(["pgd20_ce"])["hash"]
     assert "|".join(cells) == (
-        "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|||linf_standard@0.1.v1|ours 1|verified||"
+        "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|||linf_standard@0.1.v1|ours 1|measured||"
         f"False|40.5|digits|test|Linf|0.1|0.1|0|0|sha256:data|True|{plan}|"
         "sha256:model of a,b|"
     )
@@ -101,7 +101,7 @@ def test_terminal_says_why_a_row_has_no_rank_and_what_a_tie_is(tmp_path: Path) -
     text = shown(
         tmp_path, [simple("x", 30), simple("y", 29), simple("z", 3, **flagged())], "terminal"
     )
-    assert "z: unverified: black_box_beats_white_box" in text
+    assert "z: flagged: zero_gradients" in text
     assert "Rank with '='" in text
     assert "Rank with '='" not in shown(tmp_path, [simple("x", 30)], "terminal")
 
@@ -119,7 +119,7 @@ def test_json_holds_groups_of_fractions(tmp_path: Path) -> None:
 def test_groups_are_separate_tables_that_say_n(tmp_path: Path, format: str) -> None:
     later = simple("later", 30, examples={"first": 40, "count": 40})
     text = shown(tmp_path, [*demo(), simple("x", 30), later], format)
-    assert text.count("Rank") == 3
+    assert text.count("Rank") == 3 + text.count("Ranked")
     for heading in ("· n=300\n", "· n=40\n", "· n=40 (examples 40 to 79)\n"):
         assert heading in text
     assert text.count("PGD-20") == 3
