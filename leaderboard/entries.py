@@ -62,9 +62,7 @@ def is_rechecked(file: str, file_hash: str, robust: int) -> bool:
         )
         return same and fields.integer("k", 0) >= min(LEAST_SAMPLE, robust)
     except ResultError as error:
-        logger.warning(
-            "%s; the row counts as not verified until `rbl verify` is run again", error
-        )
+        logger.warning("%s; the row counts as not verified until `rbl verify` is run again", error)
         return False
 
 

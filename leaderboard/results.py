@@ -16,10 +16,10 @@ from robustbench_lite.leaderboard.entries import SUBMITTED, is_rechecked, is_sub
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
 from robustbench_lite.leaderboard.records import (
-    Accuracy,
-    AttackResult,
     FLAGGED,
     MEASURED,
+    Accuracy,
+    AttackResult,
     DatasetInfo,
     ModelInfo,
     ProtocolInfo,

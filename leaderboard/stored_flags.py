@@ -1,4 +1,4 @@
-"""The flags of a stored result, raised again from its checks: what the file says is not believed."""
+"""The flags of a stored result, raised again from its checks and outcomes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from test_leaderboard_builder import HOSTILE, demo, flagged, protocol, simple, store
 
+from robustbench_lite.core.plain_text import csv_cell, plain
 from robustbench_lite.leaderboard import ResultError, build_table, load_result, render, render_page
+from robustbench_lite.leaderboard.published_formats import as_json
 
 FORMATS = ["terminal", "markdown", "csv", "latex", "json"]
 
@@ -170,7 +172,7 @@ def test_hostile_names_are_plain_text_in_latex(tmp_path: Path) -> None:
 
 def test_hostile_names_survive_csv_and_json(tmp_path: Path) -> None:
     table = csv.DictReader(io.StringIO(shown(tmp_path, hostile(), "csv"), newline=""))
-    assert {row["name"] for row in table} == set(HOSTILE)
+    assert {row["name"] for row in table} == set(map(plain, HOSTILE))
     (group,) = json.loads(shown(tmp_path, hostile(), "json"))["groups"]
     assert {row["name"] for row in group["rows"]} == set(HOSTILE)
 
@@ -213,3 +215,45 @@ def test_extra_data_that_nobody_stated_is_not_called_none(tmp_path: Path) -> Non
         assert "silent" in render(build_table([load_result(tmp_path / "2")]), format), (
             "a table of such rows alone"
         )
+
+
+FORMULAS = [
+    "=1+1",
+    "+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(A1)",
+    "\tx",
+    "\r=1",
+    "＝1+1",
+    "\x1b]0;x\x07",
+]
+
+
+def test_csv_text_is_neither_a_formula_nor_an_escape_sequence(tmp_path: Path) -> None:
+    contents = [
+        simple(text, 30 - i, defense=text, architecture=text, git_commit=text, **flagged(text))
+        for i, text in enumerate(FORMULAS)
+    ]
+    for data in contents:
+        data["protocol"]["attacks"][0]["title"] = "=2+5"
+    text = shown(tmp_path, contents, "csv")
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    for cell in (one for row in [header, *rows] for one in row):
+        assert cell[:1] not in tuple("=+-@＝\t\r")
+        assert cell == plain(cell)
+    assert "'=2+5" in header
+    assert [row[1] for row in rows][:3] == ["'=1+1", "'+cmd|' /C calc'!A0", "'-2+3"]
+    assert [float(row[5]) for row in rows] == [1.0] * len(rows)  # numbers stay numbers
+
+
+@pytest.mark.parametrize("value", [-0.5, -3, 1e-7, True, None])
+def test_a_number_stays_a_number_in_csv(value: object) -> None:
+    assert csv_cell(value) is value
+
+
+def test_published_json_holds_no_raw_control_character() -> None:
+    data = {"name": "a\x9b31m\u202eb\x1b[2J", "±": ["é", "\U000e0001"]}
+    text = as_json(data)
+    assert json.loads(text) == data
+    assert text.replace("\n", "") == plain(text.replace("\n", ""))
+    assert "±" in text

@@ -259,7 +259,9 @@ def test_load_refuses_an_edited_stage(tmp_path: Path) -> None:
 
 
 def test_load_keeps_outcomes_labels_settings_and_checks(tmp_path: Path) -> None:
-    data = simple("a", 30, settings={"threads": 1}, checks={"randomised": {"value": 0.0, "points": 3}})
+    data = simple(
+        "a", 30, settings={"threads": 1}, checks={"randomised": {"value": 0.0, "points": 3}}
+    )
     labels = np.arange(40) % 10
     data["outcomes"]["labels"] = pack_labels(labels)
     result = load_result(store(tmp_path, data))

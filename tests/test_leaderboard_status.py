@@ -41,7 +41,7 @@ def without(data: Data, *keys: str) -> Data:
 
 
 def test_the_builder_has_every_check_of_today() -> None:
-    assert CHECKS == tuple(flag.name for flag in FLAGS)
+    assert tuple(flag.name for flag in FLAGS) == CHECKS
 
 
 def test_sealed_and_older_results_are_read_and_say_measured(tmp_path: Path) -> None:
@@ -89,7 +89,9 @@ def test_a_flag_that_a_check_raises_cannot_be_left_out(tmp_path: Path, name: str
 
 def test_a_check_cannot_be_lowered_below_its_flag(tmp_path: Path) -> None:
     data = {**simple("a", 30, **flagged()), "checks": checks()}
-    with pytest.raises(ResultError, match="'flags' names zero_gradients, but its check, which is 0"):
+    with pytest.raises(
+        ResultError, match="'flags' names zero_gradients, but its check, which is 0"
+    ):
         load_result(store(tmp_path, data))
     data = simple("a", 30, **flagged())
     data["checks"]["zero_gradients"]["value"] = 0.05
@@ -137,7 +139,15 @@ def test_results_of_the_first_versions_have_bare_checks_and_are_reported(tmp_pat
 
 @pytest.mark.parametrize(
     "check",
-    [[], "0.0", True, {}, {"value": 0.0}, {"value": "0", "points": 1}, {"value": 0.0, "points": -1}],
+    [
+        [],
+        "0.0",
+        True,
+        {},
+        {"value": 0.0},
+        {"value": "0", "points": 1},
+        {"value": 0.0, "points": -1},
+    ],
 )
 def test_a_check_of_a_wrong_type_is_refused(tmp_path: Path, check: object) -> None:
     data = simple("a", 30)
