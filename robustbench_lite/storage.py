@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -10,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from robustbench_lite.core.stopping import temporary_path
 from robustbench_lite.errors import StorageError
 
 
@@ -35,14 +35,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         return write(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with temporary_path(temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
-            temporary.unlink(missing_ok=True)
         if (told := _storage_error(path, error)) is not None:
             raise told from error
         raise
