@@ -44,9 +44,8 @@ __all__ = [
     "load_results",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SEALED_SCHEMA = 2  # since it results carry a checksum, and the status in today's words
-NEWEST_SCHEMA = 2
 STORED_STATUS = {1: ("verified", "unverified"), 2: (MEASURED, FLAGGED)}  # without and with flags
 FILE_NAME = "result.json"
 MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
@@ -264,10 +263,10 @@ def _result(fields: Fields, file_hash: str, *, sealed: bool) -> Result:
 def _schema(fields: Fields, *, sealed: bool) -> int:
     version = fields.value("schema_version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise fields.refuse("schema_version", f"1 to {NEWEST_SCHEMA}")
-    if version > NEWEST_SCHEMA:
+        raise fields.refuse("schema_version", f"1 to {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
         raise ResultError(
-            f"{fields.source}: schema_version {version} is newer than {NEWEST_SCHEMA}, the newest "
+            f"{fields.source}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
             "this version reads: upgrade robustbench_lite"
         )
     if version >= SEALED_SCHEMA and not sealed:

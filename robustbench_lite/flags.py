@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustbench_lite.core.flag_rules import AFTER_ATTACKS, FLAGS, MEASURED, Check, Flag, may_raise
 from robustbench_lite.differences import first_line
-from robustbench_lite.errors import InputError
+from robustbench_lite.errors import DamagedFileError
+from robustbench_lite.storage import read_sealed_json
 
 __all__ = [
     "AFTER_ATTACKS",
@@ -47,14 +47,20 @@ class Measured:
         }
 
 
-def read_measured(path: Path) -> Measured:
-    """What `Measured.as_dict` gave, from its file.
+def read_measured(path: Path, *, demand_checksum: bool) -> Measured:
+    """What `Measured.as_dict` gave, from `checks.json`.
+
+    Args:
+        path: the file.
+        demand_checksum: refuse a file without a checksum, as older versions wrote.
 
     Raises:
-        InputError: when the file is missing or damaged, or lacks a check of this version.
+        DamagedFileError: when the file is missing or damaged, or lacks a check of this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data, sealed = read_sealed_json(path)
+        if demand_checksum and not sealed:
+            raise DamagedFileError(f"{path} is damaged (it has no checksum)")
         checks = {
             name: Check(float(data["checks"][name]["value"]), int(data["checks"][name]["points"]))
             for name in MEASURED
@@ -62,9 +68,9 @@ def read_measured(path: Path) -> Measured:
         crafted = data["crafted_on_copies"]
         broken = tuple(int(i) for i in crafted["broken"])
         return Measured(checks, int(crafted["points"]), broken)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({first_line(error)}); remove it and run the same command again"
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DamagedFileError(
+            f"{path} cannot be read ({first_line(error)}); run the same rbl evaluate command again"
         ) from error
 
 
