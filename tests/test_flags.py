@@ -721,9 +721,7 @@ def test_checks_that_lack_something_are_one_line_with_the_fix(damage, base, digi
         path.unlink()
     else:
         path.write_text(damage(path.read_text()))
-    with pytest.raises(
-        InputError, match=r"checks.json (cannot be read|is damaged)"
-    ):
+    with pytest.raises(InputError, match=r"checks.json (cannot be read|is damaged)"):
         read_measured(path, demand_checksum=False)
 
 
