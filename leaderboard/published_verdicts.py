@@ -245,7 +245,7 @@ def _grounds(
     if cell.provenance == "secondary":
         yield "the published number is secondary"
     if flags := sorted({flag for one in measured for flag in one.flags}):
-        yield f"our result is unverified: {', '.join(flags)}"
+        yield f"our result is flagged: {', '.join(flags)}"
 
 
 def _essential(attack: Settings) -> Settings:

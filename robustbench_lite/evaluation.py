@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -20,22 +21,30 @@ from robustbench_lite.attacks.run_attack import check_attack, run_attack
 from robustbench_lite.attacks.search_network import SearchNetwork, search_network
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
-from robustbench_lite.errors import InputError
+from robustbench_lite.errors import DamagedFileError, InputError
 from robustbench_lite.evaluation_terms import Settings, evaluation_header
 from robustbench_lite.evidence import compress
 from robustbench_lite.flag_checks import measure_flags
-from robustbench_lite.ledger import CLEAN, Ledger, fix_environment, open_ledger
+from robustbench_lite.flags import read_measured
+from robustbench_lite.ledger import (
+    CLEAN,
+    Ledger,
+    fix_environment,
+    open_ledger,
+)
 from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
 from robustbench_lite.processes import alone_in
 from robustbench_lite.results import read_results, write_results
-from robustbench_lite.storage import write_json
+from robustbench_lite.storage import put_aside, write_json, write_sealed_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
 from robustbench_lite.workers import ALONE, Workers
 
 __all__ = ["Progress", "Settings", "evaluate"]
+
+logger = logging.getLogger(__name__)
 
 _SMALLER = "choose another --out with a smaller --batch-size"
 
@@ -117,6 +126,9 @@ def evaluate(
         # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks.
         with workers.first_alone("opening"):
             ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)
+            chunks = -(-n // int(ledger.header.settings["chunk_size"]))  # type: ignore[call-overload]
+            if workers.first:
+                _put_damaged_aside(ledger, [spec.name for spec in protocol.attacks], chunks)
         run = _Evaluation(ledger, source, data, protocol, n, seed, device, workers)
         run.do_missing(progress, now=header.environment)
         with workers.first_alone("writing"):
@@ -155,7 +167,7 @@ class _Evaluation:
         """Compute every part that is not there yet; check the network before the first."""
         specs, workers = {spec.name: spec for spec in self.protocol.attacks}, self.workers
         missing = workers.agreed("missing", lambda: self._missing(list(specs)))
-        if not missing and self.ledger.checks_path.exists():
+        if not missing and workers.agreed("checks", self.ledger.checks_path.exists):
             return
         total = self.chunks * (len(specs) + 1)
         before = total - len(missing)
@@ -210,7 +222,7 @@ class _Evaluation:
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
             )
-        write_json(self.ledger.checks_path, measured.as_dict())
+        write_sealed_json(self.ledger.checks_path, measured.as_dict())
 
     def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
         """The part, with its place in the message of whatever goes wrong in it."""
@@ -304,12 +316,27 @@ class _Evaluation:
         )
 
 
+def _put_damaged_aside(ledger: Ledger, attacks: list[str], chunks: int) -> None:
+    """Rename parts and checks that are damaged, and say that they are computed again."""
+    if not ledger.has_checksums:
+        logger.warning("%s was begun by an older version: no checksums to check", ledger.folder)
+    damaged = ledger.put_damaged_aside(attacks, chunks)
+    try:
+        if ledger.checks_path.exists():
+            read_measured(ledger.checks_path, demand_checksum=ledger.has_checksums)
+    except DamagedFileError:
+        put_aside(ledger.checks_path)
+        damaged.append(ledger.checks_path)
+    for file in damaged:
+        logger.warning("%s was damaged: renamed to .damaged, computed again", file)
+
+
 def _note_time(ledger: Ledger, attack: str, chunk: int, seconds: float, rank: int) -> None:
     """Add a part's seconds and host to this worker's `timing.json`: never part of a result."""
     path = ledger.timing_path(rank)
     try:
-        parts = json.loads(path.read_text())["parts"]
-    except (OSError, ValueError, KeyError):
-        parts = []
+        parts = list(json.loads(path.read_text(encoding="utf-8"))["parts"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        parts = []  # seconds are no part of a result
     entry = {"attack": attack, "chunk": chunk, "seconds": round(seconds, 3)}
     write_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.core.flag_rules import BLACK_BOX
 from robustbench_lite.flags import Check, Measured
 from robustbench_lite.ledger import CLEAN
 from robustbench_lite.verifier import largest_norm
@@ -13,15 +14,6 @@ from robustbench_lite.verifier import largest_norm
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
-# Attacks that use no gradient, by registered name.
-BLACK_BOX = {
-    "square",
-    "torchattacks:GN",
-    "torchattacks:OnePixel",
-    "torchattacks:Pixle",
-    "torchattacks:Square",
-    "torchattacks:VANILA",
-}
 _MINIMAL = {"cw_l2"}  # knows no ball: its images may lie outside
 
 

@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, quiet hypothesis, small networks with known answers."""
 
+import json
 import os
 
 import pytest
@@ -86,6 +87,15 @@ def images():
     x[:, :, 0] = 0.0
     x[:, :, 1] = 1.0
     return x, torch.randint(0, 5, (7,), generator=generator)
+
+
+def reseal(folder):
+    """Make the hash of the weights and the checksum of a card right again, after an edit."""
+    from robustbench_lite.core.integrity import file_sha256, with_checksum
+
+    card = json.loads((folder / "card.json").read_text())
+    card["weights_sha256"] = file_sha256(folder / "model.safetensors")
+    (folder / "card.json").write_text(with_checksum(card))
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_training_goes_on_after(tmp_pa
     process = start(command, tmp_path, before=small_files)
     _, err = process.communicate(timeout=SAFETY)
     assert process.returncode == 2
-    assert err.startswith("rbl: error: cannot write r/state.pt: File too large")
+    assert err.startswith("rbl: error: cannot write r/state.safetensors: File too large")
     assert err.count("\n") == 1
     left = [path.name for path in (tmp_path / "r").iterdir()]
     assert sorted(left) == ["best", "recipe.json"], "nothing half-written, the best kept"

@@ -16,6 +16,7 @@ from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.recipe import load_recipe, recipe_files
 from robustbench_lite.training import train
 from robustbench_lite.training_data import TrainingData
+from robustbench_lite.training_state import read_state
 
 CPU = torch.device("cpu")
 QUICK = ["--training.batch_size", "128"]
@@ -148,7 +149,7 @@ def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
     words = ["--data.name", "digits", "--data.validation", "200", "--training.epochs", "2"]
     words += [*QUICK, *CRAFT]
     whole = check_resume(load_recipe("mnist_lbgat", words), digits, tmp_path)
-    state = torch.load(whole / "state.pt", weights_only=True)
+    state = read_state((whole / "state.safetensors").read_bytes(), CPU)
     roles = state["networks"]
     assert not torch.equal(roles["natural"]["head.weight"], roles[ROBUST]["head.weight"])
     assert len(state["optimizer"]["param_groups"][0]["params"]) == 2 * len(
@@ -221,7 +222,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path, digits):
         run(tmp_path, digits)
 
 
-@pytest.mark.parametrize("name", ["state.pt", "recipe.json"])
+@pytest.mark.parametrize("name", ["state.safetensors", "recipe.json"])
 def test_damaged_files_are_one_line(tmp_path, digits, name):
     run(tmp_path / "r", digits, epochs=1)
     path = tmp_path / "r" / name

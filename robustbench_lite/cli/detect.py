@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.plain_text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,7 +126,7 @@ def table(result: Mapping[str, Any]) -> str:
         for row in rows
     ]
     about = (
-        f"{result['model']['name']}: {score.upper()} on {result['examples']['count']} "
+        f"{plain(result['model']['name'])}: {score.upper()} on {result['examples']['count']} "
         f"{result['dataset']['name']} images; attacked in and out, eps {attack['eps']}, "
         f"{attack['steps']} steps"
     )

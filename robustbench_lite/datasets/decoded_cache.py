@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +19,8 @@ import numpy as np
 
 from robustbench_lite.datasets.arrays import Arrays, content_hash
 from robustbench_lite.datasets.catalog import DatasetInfo
+from robustbench_lite.errors import StorageError
+from robustbench_lite.storage import write_atomically
 
 _LOG = logging.getLogger(__name__)
 _READER_VERSION = 1  # raise it when a reader's output changes
@@ -82,19 +82,15 @@ def _load(path: Path, info: DatasetInfo) -> tuple[Arrays, str] | None:
 
 
 def _store(path: Path, arrays: Arrays, digest: str) -> None:
-    """Write to a temporary name, then rename: a reader sees the whole file or none."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-        with os.fdopen(handle, "wb") as file:
+    """Write the file; a reader sees the whole of it or none."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
             np.savez(
                 file, images=arrays.images, labels=arrays.labels, content_hash=np.array(digest)
             )
-        os.replace(temporary, path)
-    except OSError as error:
-        _LOG.warning(
-            "cannot keep decoded images at %s (%s); they are decoded each time", path, error
-        )
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+
+    try:
+        write_atomically(path, write)
+    except StorageError as error:
+        _LOG.warning("cannot keep decoded images (%s); they are decoded each time", error)

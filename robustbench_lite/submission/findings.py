@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from robustbench_lite.core.plain_text import plain
 from robustbench_lite.errors import InputError
 
 Level = Literal["error", "warning", "ok"]
@@ -29,7 +30,7 @@ class Finding:
     def line(self) -> str:
         """As printed: `error    what: fix`."""
         text = f"{self.what}: {self.fix}" if self.fix else self.what
-        return f"{self.level:8} {' '.join(text.split())}"
+        return f"{self.level:8} {plain(' '.join(text.split()))}"
 
 
 def verdict(findings: Sequence[Finding]) -> str:
