@@ -270,13 +270,14 @@ def test_an_empty_data_folder_and_a_corrupt_parquet_are_one_line(capsys, checkpo
     assert word in line
 
 
-def test_interruption_says_that_the_same_command_goes_on(capsys, checkpoint, monkeypatch):
+def test_interruption_says_that_the_same_command_resumes(capsys, checkpoint, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("robustbench_lite.evaluation.run_attack", interrupt)
     assert main(["evaluate", str(checkpoint), *QUICK, "--out", "r"]) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
+    said = "rbl: interrupted; run the same command again to resume\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Whole runs that are stopped: one line, finished parts kept, nothing left, and they resume."""
 
-import os
 import signal
 
 import pytest
+from submission_cases import CODE, with_code
 from test_stopping import RESUME, SAYS, code_of, left_in, rbl
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def test_a_stopped_evaluation_keeps_its_parts_and_resumes(checkpoint, whole, tmp
     assert files(tmp_path / "r") == files(whole)
 
 
-@pytest.mark.parametrize("at", ["fsync 2", "fsync 7", "replace state.pt 2", "replace metrics 1"])
+@pytest.mark.parametrize("at", ["fsync 2", "fsync 7", "replace state.pt 2"])
 def test_a_stopped_training_leaves_nothing_half_done_and_resumes(tmp_path, at):
     stopped = rbl(TRAIN, tmp_path, at=at, by="SIGTERM")
     assert stopped == (143, f"{SAYS['SIGTERM']}; {RESUME}\n")
@@ -63,8 +63,16 @@ def test_commands_that_do_several_things_stop_too(tmp_path, command):
 # -- workers: both hold the pipe of stderr, so its end is theirs -----------------------------------
 
 
-@pytest.mark.parametrize("name", SAYS)
-@pytest.mark.parametrize("at", ["import numpy", "import torch.nn", "replace .parquet 2"])
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("SIGINT", "import numpy"),
+        ("SIGINT", "import torch.nn"),
+        ("SIGINT", "replace .parquet 2"),
+        ("SIGTERM", "replace .parquet 2"),
+        ("SIGHUP", "import torch.nn"),
+    ],
+)
 def test_a_stop_of_the_whole_group_is_one_line(checkpoint, tmp_path, name, at):
     """As a terminal's Ctrl-C: to the command and to its workers."""
     command = ["evaluate", checkpoint, *EVALUATE, "r", "--workers", "2"]
@@ -83,8 +91,14 @@ def test_a_stop_of_the_command_stops_its_workers(checkpoint, whole, tmp_path):
     assert files(tmp_path / "r") == files(whole)
 
 
-@pytest.mark.parametrize("name", [*SAYS, "SIGKILL"])
-@pytest.mark.parametrize("at", ["import numpy", "replace .parquet 2"])
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("SIGINT", "import numpy"),
+        ("SIGTERM", "replace .parquet 2"),
+        ("SIGKILL", "replace .parquet 2"),
+    ],
+)
 def test_a_stop_of_one_worker_is_one_line_of_the_command(checkpoint, tmp_path, name, at):
     command = ["evaluate", checkpoint, *EVALUATE, "r", "--workers", "2"]
     code, err = rbl(command, tmp_path, at=at, by=name, rank="0")
@@ -114,37 +128,50 @@ def test_torchruns_workers_say_nothing(checkpoint, tmp_path):
 
 # -- the process of submitted code ---------------------------------------------------------------
 
-NETWORK = """
+# It stops the command, and goes on until somebody ends it.
+STOPPING = """
 import os, signal, subprocess, sys
-from torch import nn
-def network():
-    {act}
-    os.kill(os.getppid(), signal.{name})
-    while True: signal.pause()
+{act}
+os.kill(os.getppid(), signal.{name})
+while True: signal.pause()
 """
 
 
-@pytest.mark.parametrize("name", [*SAYS, "SIGKILL"])
-@pytest.mark.parametrize("step", ["check", "run"])
+def submission(folder, name, act=""):
+    return with_code(folder / "mine", CODE + STOPPING.format(name=name, act=act))
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("SIGINT", "check"), ("SIGTERM", "run"), ("SIGHUP", "check")]
+)
 def test_a_stopped_submission_leaves_neither_process_nor_folder(tmp_path, name, step):
-    submission(tmp_path, name)
-    code, err = rbl(["submit", step, "mine", "--allow-code"], tmp_path)
-    if name == "SIGKILL":
-        assert (code, err) == (-signal.SIGKILL, "")  # and the worker has closed its stderr
-        return
+    command = ["submit", step, submission(tmp_path, name), "--allow-code"]
     resume = f"; {RESUME}" if step == "run" else ""
-    assert (code, err) == (code_of(name), f"{SAYS[name]}{resume}\n")
+    assert rbl(command, tmp_path) == (code_of(name), f"{SAYS[name]}{resume}\n")
     assert left_in(tmp_path) == []
 
 
-def test_what_submitted_code_started_and_what_ignores_signals_goes_too(tmp_path):
-    act = "subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])"
-    act += "; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-    submission(tmp_path, "SIGINT", act)
-    code, err = rbl(["submit", "check", "mine", "--allow-code"], tmp_path)
-    assert (code, err) == (130, "rbl: interrupted\n")
+def test_submitted_code_goes_with_a_command_that_was_killed(tmp_path):
+    command = ["submit", "check", submission(tmp_path, "SIGKILL"), "--allow-code"]
+    assert rbl(command, tmp_path) == (-signal.SIGKILL, "")
 
 
-def submission(folder, name, act="pass"):
-    assert rbl(["submit", "new", "mine"], folder)[0] == 0
-    (folder / "mine/model.py").write_text(NETWORK.format(name=name, act=act))
+def test_what_submitted_code_started_goes_too_also_when_it_ignores_signals(tmp_path):
+    child = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+    act = f"subprocess.Popen([sys.executable, '-c', {child!r}], stdout=sys.stderr)"
+    command = ["submit", "check", submission(tmp_path, "SIGINT", act), "--allow-code"]
+    assert rbl(command, tmp_path) == (130, "rbl: interrupted\n")
+    assert left_in(tmp_path) == []
+
+
+def test_a_stopped_run_of_a_submission_leaves_no_temporary_file_in_its_evaluation(tmp_path):
+    """The process of submitted code writes the parts; the signal comes while it writes one."""
+    act = "import os\n_replace = os.replace\ndef replace(*a):\n"
+    act += "    if '.parquet' in str(a[-1]): os.kill(os.getppid(), signal.SIGTERM)\n"
+    act += "    if '.parquet' in str(a[-1]): signal.pause()\n    _replace(*a)\nos.replace = replace"
+    code = f"{CODE}\nimport signal\n{act}\n"
+    folder = with_code(tmp_path / "mine", code)
+    stopped = rbl(["submit", "run", folder, "--allow-code"], tmp_path)
+    assert stopped == (143, f"{SAYS['SIGTERM']}; {RESUME}\n")
+    assert (folder / "evaluation").is_dir()
+    assert left_in(tmp_path) == []
