@@ -192,27 +192,27 @@ def test_other_weights_of_the_same_shapes_do_not_keep_the_claim(good):
 # Submitted code -----------------------------------------------------------------------------
 
 
-def test_code_is_not_run_unless_allowed(tmp_path):
-    folder = with_code(tmp_path / "mine", CODE + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
+def test_code_is_run_only_when_allowed_sees_no_secrets_and_is_accepted(tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    ran = tmp_path / "ran"
+    code = CODE + (
+        f"\nimport os\nopen({str(ran)!r}, 'w')\n"
+        "assert 'GITHUB_TOKEN' not in os.environ, 'token seen'\n"
+    )
+    folder = with_code(tmp_path / "mine", code)
     assert any("read it, then add --allow-code" in line for line in errors(folder))
-    assert not (tmp_path / "ran").exists()
-    findings_of(folder, allow_code=True)
-    assert (tmp_path / "ran").exists()
-
-
-def test_a_factory_is_accepted(tmp_path):
-    found = findings_of(with_code(tmp_path / "mine"), allow_code=True)
+    assert not ran.exists()
+    found = findings_of(folder, allow_code=True)
+    assert ran.exists()
     assert verdict(found) == "accepted", render(found)
 
 
 HOSTILE = {
     "network": (
-        CODE + "\nimport urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')\n",
-        "submitted code has no network",
-    ),
-    "socket": (
-        CODE + "\nimport socket\nsocket.create_connection(('127.0.0.1', 9))\n",
-        "submitted code has no network",
+        CODE + "\nimport socket, urllib.request\n"
+        "try: urllib.request.urlopen('http://127.0.0.1:9')\n"
+        "except PermissionError: socket.create_connection(('127.0.0.1', 9))\n",
+        "submitted code has no network (socket.",
     ),
     "ends the process": (CODE + "\nimport os\nos._exit(0)\n", "gave no answer"),
     "crash": (CODE + "\nimport os\nos.abort()\n", "ended with code -6"),
@@ -288,13 +288,6 @@ def test_a_memory_limit_ends_submitted_code(tmp_path):
     folder = with_code(tmp_path / "mine", code)
     (line,) = errors(folder, allow_code=True, limits=Limits(seconds=900, gigabytes=1))
     assert "--memory-limit" in line
-
-
-def test_submitted_code_sees_no_secrets(tmp_path, monkeypatch):
-    monkeypatch.setenv("GITHUB_TOKEN", "secret")
-    code = CODE + "\nimport os\nassert 'GITHUB_TOKEN' not in os.environ, 'token seen'\n"
-    found = findings_of(with_code(tmp_path / "mine", code), allow_code=True)
-    assert verdict(found) == "accepted", render(found)
 
 
 def test_probabilities_are_remarked_upon(tmp_path):
