@@ -61,17 +61,6 @@ def test_unknown_name_suggests_the_near_one():
         dataset_info("cifar-10")
 
 
-def test_listing_imports_nothing_heavy():
-    code = (
-        "import sys, robustbench_lite.datasets as d\n"
-        "list(d.DATASETS); [d.dataset_info(n) for n in d.DATASETS]\n"
-        "heavy = 'torch torchvision numpy pyarrow pooch sklearn PIL scipy requests'.split()\n"
-        "sys.exit(' '.join(m for m in heavy if m in sys.modules) or None)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_loading_works_where_torchvision_cannot_be_imported():
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
