@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.core.integrity import ChecksumError, file_sha256
+from robustbench_lite.core.integrity import ChecksumError
 from robustbench_lite.core.stored_table import read_table, write_table
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import DamagedFileError, InputError, LedgerMismatchError
@@ -146,7 +146,7 @@ class Ledger:
             for chunk in filter(lambda chunk: self.has_part(attack, chunk), range(chunks)):
                 try:
                     self.read_part(attack, chunk)
-                    self._check_evidence(attack, chunk)
+                    self._evidence(attack, chunk)
                 except DamagedFileError:
                     part, images = self.part_path(attack, chunk), self.evidence_path(attack, chunk)
                     for file in filter(Path.exists, (part, images)):
@@ -192,22 +192,22 @@ class Ledger:
         return self._read(attack, chunk)[0]
 
     def read_evidence(self, attack: str, chunk: int) -> dict[str, torch.Tensor]:
-        """The images that were kept of a part, by name; its checksum is the part's.
+        """The images that were kept of a part, by name; their checksum is the part's.
 
         Raises:
             InputError: when none were kept.
             DamagedFileError: when part or images are not as they were written.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
+        content = self._evidence(attack, chunk)
         path = self.evidence_path(attack, chunk)
-        self._check_evidence(attack, chunk)
-        if not path.is_file():
+        if not content:
             raise InputError(f"{path} is not there: evaluate with --evidence int8 or float32")
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            return load(content)
+        except SafetensorError as error:  # of an older version, without a checksum
             raise DamagedFileError(f"{path} is damaged ({first_line(error)}); {_AGAIN}") from error
 
     def _read(self, attack: str, chunk: int) -> tuple[pandas.DataFrame, dict[str, str]]:
@@ -232,16 +232,15 @@ class Ledger:
             )
         return rows, facts
 
-    def _check_evidence(self, attack: str, chunk: int) -> None:
-        """Refuse images that are missing or not those of the part."""
+    def _evidence(self, attack: str, chunk: int) -> bytes:
+        """The file of a part's images, which has to be that of the part; empty for none."""
         expected = self._read(attack, chunk)[1]["evidence"]
         path = self.evidence_path(attack, chunk)
-        try:
-            found = file_sha256(path) if expected else ""
-        except OSError as error:
-            found = first_line(error)
-        if found != expected:
+        content = path.read_bytes() if path.is_file() else b""
+        found = hashlib.sha256(content).hexdigest() if content else ""
+        if found != expected and self.has_checksums:
             raise DamagedFileError(f"{path} is damaged (not the images of its part); {_AGAIN}")
+        return content
 
 
 def _dtypes() -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.checkpoint import Card, save_checkpoint
+from robustbench_lite.core.integrity import line_with_checksum
 from robustbench_lite.datasets import Split, dataset_info
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import InputError, LedgerMismatchError
@@ -160,7 +161,7 @@ class RunFolder:
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
         """`metrics.jsonl`, a line per finished epoch."""
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
+        lines = [line_with_checksum(row) + "\n" for row in rows]
         write_text(self.path / "metrics.jsonl", "".join(lines))
 
     def save_checkpoint(self, name: str, model: nn.Module, row: dict[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import check_seed, deterministic, device_name
 from robustbench_lite.provenance import current_versions, git_commit
-from robustbench_lite.storage import write_json
+from robustbench_lite.storage import read_sealed_json, write_sealed_json
 from robustbench_lite.transfer_measurement import Measurement, Pixels
 from robustbench_lite.verifier import plain_numerics
 
@@ -111,7 +110,7 @@ def evaluate_transfer(
             terms=about,
         )
         result = {**about, **run.measure(sources, targets)}
-    write_json(out / FILE, result)
+    write_sealed_json(out / FILE, result)
     return result
 
 
@@ -149,7 +148,9 @@ def _stored(path: Path, identity: Mapping[str, object]) -> dict[str, Any] | None
     if not path.exists():
         return None
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stored, sealed = read_sealed_json(path)
+        if not sealed:
+            raise ValueError("it has no checksum")
         there = {key: stored[key] for key in identity}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -159,4 +160,5 @@ def _stored(path: Path, identity: Mapping[str, object]) -> dict[str, Any] | None
         raise LedgerMismatchError(
             f"{path} holds another measurement: {difference}; choose another --out"
         )
-    return stored
+    found: dict[str, Any] = stored
+    return found
