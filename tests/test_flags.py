@@ -614,7 +614,7 @@ def names(result):
     return {flag["name"] for flag in result["flags"]}
 
 
-def test_a_net_that_pgd_misses_and_square_breaks_is_unverified(base, digits, tmp_path):
+def test_a_net_that_pgd_misses_and_square_breaks_is_flagged(base, digits, tmp_path):
     path = tmp_path / "p.toml"
     path.write_text(
         'id = "p"\nversion = 1\nnorm = "Linf"\nengine = "ours"\nsummary = ""\npasses = 1\n'
@@ -626,7 +626,7 @@ def test_a_net_that_pgd_misses_and_square_breaks_is_unverified(base, digits, tmp
     masked = run(Around(base, quantised), digits, tmp_path / "m", protocol=str(path))
     assert names(masked) == {"zero_gradients", "huge_eps", "black_box_beats_white_box"}
     assert masked["attacks"]["square"]["value"] < masked["attacks"]["pgd"]["value"] - 0.1
-    assert masked["status"] == "unverified"
+    assert load_result(tmp_path / "m").status == "flagged"
     assert names(run(base, digits, tmp_path / "h", protocol=str(path))) == set()
 
 
@@ -647,21 +647,20 @@ def test_no_flag_rises_on_trained_defenses(name, digits, checkpoint, tmp_path):
     for protocol, eps in (("linf_quick", "0.1"), ("l2_quick", "0.5")):
         result = run(source, digits, tmp_path / protocol, protocol=protocol, eps=eps)
         assert result["flags"] == []
-        assert result["status"] == "verified"
+        assert load_result(tmp_path / protocol).status == "measured"
         assert set(result["checks"]) == {flag.name for flag in FLAGS}
         looked_at = {name for name, check in result["checks"].items() if check["points"]}
         assert looked_at == set(BY_NAME) - {"black_box_beats_white_box"}, "no such attack there"
 
 
-def test_a_raised_flag_makes_the_row_unverified_and_unranked(base, digits, tmp_path):
+def test_a_raised_flag_makes_the_row_flagged_and_unranked(base, digits, tmp_path):
     result = run(TRIPPED["softmax outputs"][0](base), digits, tmp_path / "r", n=20)
-    assert result["status"] == "unverified"
     (flag,) = result["flags"]
     assert flag["name"] == "probabilities"
     assert flag["follow_up"]
     assert flag["points"] == 20
     table = build_table([load_result(tmp_path / "r")])
-    assert table["status"].tolist() == ["unverified"]
+    assert table["status"].tolist() == ["flagged"]
     assert not str(table["rank"].iloc[0]).isdigit()
 
 

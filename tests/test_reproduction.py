@@ -338,9 +338,9 @@ def test_whose_code_runs_autoattack_is_said_and_does_not_matter():
     assert verdict("53.00", measured(530, attacks=(plus,)), stated=(AA,)).word == "not comparable"
 
 
-def test_a_flagged_result_is_said_to_be_unverified():
+def test_a_flagged_result_is_said_to_be_flagged():
     found = verdict("53.00", measured(530, flags=("randomised",)))
-    assert "our result is unverified: randomised" in found.reasons
+    assert "our result is flagged: randomised" in found.reasons
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def checked(folder, sample=EVERYTHING, **options):
 
 
 def refusal(folder, sample=EVERYTHING):
-    """The lines of a refused entry; its row must stay unverified."""
+    """The lines of a refused entry; its row must stay flagged."""
     found = checked(folder, sample)
     assert verdict(found) == "refused", render(found)
     assert not (folder / "entry" / "verification.json").exists()
@@ -98,7 +98,7 @@ def evidence_without(folder, examples):
 
 def test_a_true_entry_is_verified_and_its_row_with_it(mine):
     before = load_result(mine / "entry")
-    assert (before.status, [flag.name for flag in before.flags]) == ("unverified", ["submitted"])
+    assert (before.status, [flag.name for flag in before.flags]) == ("flagged", ["submitted"])
     found = checked(mine)
     assert verdict(found) == "accepted", render(found)
     told = render(found)
@@ -120,12 +120,12 @@ def test_a_row_that_changes_after_its_verification_loses_it(mine):
     checked(mine)
     path = mine / "entry" / "result.json"
     path.write_text(path.read_text() + "\n")
-    assert load_result(path).status == "unverified"
+    assert load_result(path).status == "flagged"
 
 
 def test_a_damaged_note_verifies_nothing(mine):
     (mine / "entry" / "verification.json").write_text("{}")
-    assert load_result(mine / "entry").status == "unverified"
+    assert load_result(mine / "entry").status == "flagged"
 
 
 def test_the_verifier_runs_again_where_an_earlier_note_lies(mine):
@@ -337,18 +337,18 @@ def test_a_submitted_result_alone_has_no_rank(mine, tmp_path):
     checked(mine)
     (tmp_path / "alone").mkdir()
     shutil.copy(mine / "entry" / "result.json", tmp_path / "alone")
-    assert load_result(tmp_path / "alone").status == "unverified"
+    assert load_result(tmp_path / "alone").status == "flagged"
 
 
 def test_a_note_of_a_small_sample_or_another_entry_gives_no_rank(mine):
     assert load_result(mine / "entry").robust_accuracy.correct > 3
     assert verdict(checked(mine, Sample(k=2, seed=0))) == "accepted"
-    assert load_result(mine / "entry").status == "unverified"
+    assert load_result(mine / "entry").status == "flagged"
     checked(mine)
     assert load_result(mine / "entry").status == "verified"
     path = mine / "entry" / "entry.json"
     path.write_text(path.read_text() + " ")
-    assert load_result(mine / "entry").status == "unverified"
+    assert load_result(mine / "entry").status == "flagged"
 
 
 def test_a_constant_added_to_the_logits_makes_no_ties(mine):
