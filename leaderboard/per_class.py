@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.core.integrity import file_sha256
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.records import Accuracy, Result
 from robustbench_lite.leaderboard.results import load_result
@@ -115,6 +116,7 @@ def load_per_class(
     result = load_result(path)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     file = folder / EXAMPLES_NAME
+    _check_hash(file, result)
     rows = _read(file)
     labels = rows.loc[rows["attack"] == CLEAN, "label"].to_numpy()
     clean, attacks = _outcomes(rows, result)
@@ -155,6 +157,7 @@ def stored_labels(path: str | Path, result: Result) -> NDArray[np.uint16] | None
     file = folder / EXAMPLES_NAME
     if not file.is_file():
         return None
+    _check_hash(file, result)
     rows = _read(file)
     labels = rows.loc[rows["attack"] == CLEAN, "label"].to_numpy()
     if len(labels) != result.n_examples or not 0 <= labels.min() <= labels.max() < 2**16:
@@ -219,6 +222,21 @@ def per_class(
 def _accuracy(outcomes: Outcomes) -> Accuracy:
     correct, n = int(outcomes.sum()), len(outcomes)
     return Accuracy(correct / n, correct, n, wilson_interval(correct, n))
+
+
+def _check_hash(file: Path, result: Result) -> None:
+    """The bytes are those written with the result, where it says which (since schema 2)."""
+    if not result.examples_hash or not file.is_file():
+        return
+    try:
+        digest = file_sha256(file)
+    except OSError as error:
+        raise ResultError(f"{file}: cannot be read: {error.strerror}") from None
+    if digest != result.examples_hash:
+        raise ResultError(
+            f"{file}: is not the file that result.json was written with (its SHA-256 is another): "
+            "restore it, or run the same rbl evaluate again"
+        )
 
 
 def _read(file: Path) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from test_leaderboard_builder import (
     store_sealed,
 )
 
+from robustbench_lite.cli import main
 from robustbench_lite.core.flag_rules import FLAGS
 from robustbench_lite.leaderboard import ResultError, build_table, load_result, render
 from robustbench_lite.leaderboard.entries import ENTRY_FILE, VERIFICATION_FILE
@@ -419,3 +420,23 @@ def test_outcomes_are_what_the_table_counts(tmp_path: Path) -> None:
     bits = np.arange(40) < 30
     result = load_result(store(tmp_path, content("a", first(40, 40), {"pgd20_ce": bits})))
     assert result.robust_accuracy.correct == 30
+
+
+def test_the_command_shows_what_can_be_read_and_names_what_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store(tmp_path / "good", simple("good", 30))
+    bad = store(tmp_path / "bad\x1b[2J", simple("bad", 30))
+    bad.write_text("{")
+    for format in ("terminal", "markdown", "csv", "latex", "json", "html"):
+        caplog.clear()
+        assert main(["leaderboard", str(tmp_path), "--format", format]) == 0
+        assert "good" in capsys.readouterr().out
+        (message,) = caplog.messages
+        assert message.startswith("left out: ")
+        assert "\x1b" not in message
+    for named in (bad, bad.parent):
+        assert main(["leaderboard", str(named)]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert "\x1b" not in err
