@@ -239,8 +239,8 @@ def _read(file: Path, result: Result) -> pd.DataFrame:
         raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
     if result.examples_hash and hashlib.sha256(content).hexdigest() != result.examples_hash:
         raise ResultError(
-            f"{file}: is damaged, or not of the result.json beside it; run the same rbl evaluate "
-            "command again"
+            f"{file}: is not the file that result.json was written with (its SHA-256 is another): "
+            "run the same rbl evaluate command again"
         )
     try:
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read(columns=list(kinds))

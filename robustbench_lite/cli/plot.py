@@ -40,18 +40,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import load_readable
+    from robustbench_lite.leaderboard import load_readable, load_result
     from robustbench_lite.leaderboard.curves import security_curve
 
-    results = load_readable(arguments.inputs)
+    results = load_readable(arguments.inputs, load_result)
     return lambda: security_curve(results)
 
 
 def _steps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import load_readable
+    from robustbench_lite.leaderboard import load_readable, load_result
     from robustbench_lite.leaderboard.curves import steps_curve
 
-    results = load_readable(arguments.inputs)
+    results = load_readable(arguments.inputs, load_result)
     return lambda: steps_curve(results)
 
 

@@ -203,6 +203,7 @@ MEASURED = tuple(flag.name for flag in FLAGS if flag.name not in AFTER_ATTACKS)
 
 RANDOMISED = "randomised"
 BLACK_BOX_FLAG = "black_box_beats_white_box"
+AUTOATTACK = "autoattack"  # the one attack of ours whose last stage may be a black box
 # Attacks that use no gradient, by registered name.
 BLACK_BOX = frozenset(
     {
