@@ -7,11 +7,12 @@ limits it to the worker of that rank.
 """
 
 import os
-import signal
 import sys
 
 
 def stop():
+    import signal  # here: the first lines of a command run without it
+
     number = signal.Signals[os.environ["STOP_BY"]]
     who = os.environ.get("STOP_WHO", "self")
     if who == "group":
