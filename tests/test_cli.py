@@ -279,7 +279,8 @@ def test_interruption_says_that_the_same_command_resumes(capsys, checkpoint, mon
 
     monkeypatch.setattr("robustbench_lite.evaluation.run_attack", interrupt)
     assert main(["evaluate", str(checkpoint), *QUICK, "--out", "r"]) == 130
-    assert "run the same command again to resume" in capsys.readouterr().err
+    said = "rbl: interrupted; run the same command again to resume\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

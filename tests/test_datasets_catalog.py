@@ -1,5 +1,6 @@
 """Names and facts of the data sets, without any heavy import."""
 
+import re
 import subprocess
 import sys
 
@@ -42,7 +43,9 @@ def test_every_downloaded_split_has_pinned_archives(name):
     for split in ("train", "test"):
         for archive in ARCHIVES[name][split]:
             algorithm, _, digits = archive.known_hash.partition(":")
-            assert len(digits) == {"md5": 32, "sha256": 64}[algorithm]
+            assert algorithm == "sha256"
+            assert re.fullmatch("[0-9a-f]{64}", digits)
+            assert archive.size > 1000
             assert all(url.endswith("/" + archive.file_name) for url in archive.urls)
 
 

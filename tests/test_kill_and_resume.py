@@ -95,7 +95,7 @@ def test_two_workers_write_the_same_bytes_also_after_one_was_killed(checkpoint, 
     assert process.returncode == 2
     assert err.startswith("rbl: error: worker ")
     assert err.endswith(
-        "killed by SIGKILL; finished parts are kept, and the same command goes on\n"
+        "killed by SIGKILL; finished parts are kept: run the same command again to resume\n"
     )
     assert err.count("\n") == 1
     assert not (broken / "result.json").exists(), "killed before the end"
