@@ -302,9 +302,6 @@ class _Evaluation:
         )
 
     def _verify(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
-        if len(x) == 0:
-            none = torch.zeros(0, dtype=torch.float64)
-            return Verdict(none.bool(), none.long(), none, none, none, none)
         return verify(
             self.model,
             x,

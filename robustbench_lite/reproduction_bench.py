@@ -157,37 +157,45 @@ class Bench:
             progress=self.progress(f"{source.name}, {protocol.id}"),
         )
         result = load_result(folder)
-        self.results.append(result)
+        self.results = stored_results(terms.results)
         return result
 
     def _stored(
         self, source: LoadedModel, protocol: Protocol, wanted: Sequence[AttackSpec], n: int
     ) -> Result | None:
         """A result of this network on these images that holds the very attacks; for a worst case,
-        those and no other."""
-        for result in self.results:
-            same = (
-                result.model.hash == source.hash
-                and result.dataset.hash == self.data.content_hash
-                and result.dataset.split == self.data.split
-                and (result.first_example, result.n_examples) == (0, n)
-                and result.seed == self.terms.seed
-            )
-            if not same:
-                continue
-            if not wanted:
-                return result
-            other, names = result.protocol, [_name_in(result, spec) for spec in wanted]
-            same = (
-                other.norm == protocol.threat.norm
-                and Fraction(other.eps) == protocol.threat.eps
-                and (other.engine, other.engine_version)
-                == (protocol.engine, protocol.engine_version)
-                and all(names)
-            )
-            if same and (len(wanted) == 1 or len(other.attacks) == len(wanted)):
-                return result
-        return None
+        those and no other. One of the same protocol goes before others."""
+        fit = [
+            result for result in self.results if self._serves(result, source, protocol, wanted, n)
+        ]
+        same = [result for result in fit if result.protocol.hash == protocol.hash]
+        return next(iter([*same, *fit]), None)
+
+    def _serves(
+        self,
+        result: Result,
+        source: LoadedModel,
+        protocol: Protocol,
+        wanted: Sequence[AttackSpec],
+        n: int,
+    ) -> bool:
+        same = (
+            result.model.hash == source.hash
+            and result.dataset.hash == self.data.content_hash
+            and result.dataset.split == self.data.split
+            and (result.first_example, result.n_examples) == (0, n)
+            and result.seed == self.terms.seed
+        )
+        if not (same and wanted):
+            return same
+        other, names = result.protocol, [_name_in(result, spec) for spec in wanted]
+        same = (
+            other.norm == protocol.threat.norm
+            and Fraction(other.eps) == protocol.threat.eps
+            and (other.engine, other.engine_version) == (protocol.engine, protocol.engine_version)
+            and all(names)
+        )
+        return same and (len(wanted) == 1 or len(other.attacks) == len(wanted))
 
 
 def stored_results(folder: Path) -> list[Result]:
