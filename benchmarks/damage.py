@@ -65,17 +65,18 @@ class Folders:
         self.source = resolve_model(str(root / "run/best"), allow_code=False, device="cpu")
         self.protocol = load_protocol("linf_quick", eps="0.1")
         self.evaluate("result")
+        self.evaluate("other_result", seed=1)  # whose files are exchanged for those of the first
         self.transfer()
         shutil.copytree(EXAMPLE, root / "submission")
 
-    def evaluate(self, name: str) -> None:
+    def evaluate(self, name: str, seed: int = 0) -> None:
         evaluate(
             self.source,
             self.data,
             self.protocol,
             out=self.root / name,
             n=EVALUATED["n"],
-            seed=0,
+            seed=seed,
             settings=Settings(
                 batch_size=8, chunk_size=EVALUATED["chunk_size"], threads=1, evidence="int8"
             ),
@@ -98,6 +99,11 @@ class Folders:
             device=CPU,
         )
 
+    def transfer_from_parts(self) -> object:
+        """As after a kill just before the result was written."""
+        (self.root / "transfer/transfer.json").unlink()
+        return self.transfer()
+
     def readers(self) -> dict[Path, Callable[[], object]]:
         """Each file, and how it is read: a function that returns what is seen of it."""
         run, result, root = self.root / "run", self.root / "result", self.root
@@ -107,11 +113,13 @@ class Folders:
             run / "state.safetensors": lambda: self.run_folder().load_state(CPU),
             run / "metrics.jsonl": lambda: load_run(run).curves,
             result / "header.json": lambda: read_header(result),
-            result / "checks.json": lambda: read_measured(ledger.checks_path, demand_checksum=True),
+            result / "checks.json": lambda: read_measured(ledger.checks_path, terms=ledger.terms),
             result / "result.json": lambda: without_hash(load_result(result)),
             result / "examples.parquet": lambda: load_per_class(result, num_classes=10).classes,
             root / "transfer/transfer.json": self.transfer,
         }
+        for path in (root / "transfer/parts").glob("*.json"):
+            found[path] = self.transfer_from_parts
         for name in ("best", "last"):
             for file in ("card.json", "model.safetensors"):
                 found[run / name / file] = lambda name=name: network(run / name)  # type: ignore[misc]
@@ -222,8 +230,10 @@ def damage(
         path = draw.choice(list(readers))
         name = names[path]
         alike = [contents[other] for other in readers if other != path and names[other] == name]
-        twin = root / "other" / path.relative_to(root / "run") if name.startswith("run/") else path
-        alike += [twin.read_bytes()] if twin != path else []
+        for mine, others in (("run", "other"), ("result", "other_result")):
+            # A whole result.json says itself which network and protocol it is of.
+            if path.is_relative_to(root / mine) and path.name != "result.json":
+                alike.append((root / others / path.relative_to(root / mine)).read_bytes())
         changed = damaged(contents[path], alike, draw)
         path.write_bytes(changed)
         kind, text = attempt(readers[path], sound[path])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import time
@@ -38,7 +37,7 @@ from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
 from robustbench_lite.processes import alone_in
 from robustbench_lite.results import read_results, write_results
-from robustbench_lite.storage import put_aside, write_json, write_sealed_json
+from robustbench_lite.storage import put_aside, read_sealed_json, write_sealed_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
 from robustbench_lite.workers import ALONE, Workers
 
@@ -222,7 +221,8 @@ class _Evaluation:
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
             )
-        write_sealed_json(self.ledger.checks_path, measured.as_dict())
+        terms = {"terms": self.ledger.terms}
+        write_sealed_json(self.ledger.checks_path, {**terms, **measured.as_dict()})
 
     def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
         """The part, with its place in the message of whatever goes wrong in it."""
@@ -320,7 +320,7 @@ def _put_damaged_aside(ledger: Ledger, attacks: list[str], chunks: int) -> None:
     damaged = ledger.put_damaged_aside(attacks, chunks)
     try:
         if ledger.checks_path.exists():
-            read_measured(ledger.checks_path, demand_checksum=ledger.has_checksums)
+            read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
     except DamagedFileError:
         put_aside(ledger.checks_path)
         damaged.append(ledger.checks_path)
@@ -332,8 +332,9 @@ def _note_time(ledger: Ledger, attack: str, chunk: int, seconds: float, rank: in
     """Add a part's seconds and host to this worker's `timing.json`: never part of a result."""
     path = ledger.timing_path(rank)
     try:
-        parts = list(json.loads(path.read_text(encoding="utf-8"))["parts"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        stored, sealed = read_sealed_json(path)
+        parts = stored["parts"] if sealed else []
+    except DamagedFileError:
         parts = []  # seconds are no part of a result
     entry = {"attack": attack, "chunk": chunk, "seconds": round(seconds, 3)}
-    write_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})
+    write_sealed_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})

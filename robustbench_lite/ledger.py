@@ -114,6 +114,11 @@ class Ledger:
         return [(chunk, attack) for chunk, attack in everything if not self.has_part(attack, chunk)]
 
     @property
+    def terms_of_checks(self) -> str | None:
+        """The terms that `checks.json` has to state; None in folders of older versions."""
+        return self.terms if self.has_checksums else None
+
+    @property
     def has_checksums(self) -> bool:
         """Whether every file of this folder carries a checksum."""
         return self.header.schema_version > UNCHECKED_VERSION
@@ -155,8 +160,8 @@ class Ledger:
         return damaged
 
     @property
-    def _terms(self) -> str:
-        """What a part says of the evaluation that it belongs to."""
+    def terms(self) -> str:
+        """What parts and checks say of the evaluation that they belong to."""
         terms = [dict(self.header.identity), dict(self.header.settings)]
         return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
 
@@ -176,7 +181,7 @@ class Ledger:
             content = save(tensors)
             images = hashlib.sha256(content).hexdigest()
             write_bytes(self.evidence_path(attack, chunk), content)
-        facts = {"terms": self._terms, "part": f"{attack}/{chunk}", "evidence": images}
+        facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": images}
         write_atomically(
             self.part_path(attack, chunk),
             lambda path: write_table(path, rows, COLUMNS, facts),
@@ -219,13 +224,13 @@ class Ledger:
             if facts is None:
                 if self.has_checksums:
                     raise ChecksumError("it has no checksum")
-                facts = {"terms": self._terms, "part": f"{attack}/{chunk}", "evidence": ""}
+                facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": ""}
             terms, part = facts["terms"], facts["part"]
             if not (rows["attack"] == attack).all() or part != f"{attack}/{chunk}":
                 raise ChecksumError(f"it holds part {part} instead of {attack}/{chunk}")
         except (ChecksumError, KeyError) as error:
             raise DamagedFileError(f"{path} is damaged ({first_line(error)}); {_AGAIN}") from error
-        if terms != self._terms:
+        if terms != self.terms:
             raise LedgerMismatchError(
                 f"{path} is a part of another evaluation than {self.folder / 'header.json'} "
                 "describes; choose another --out, or remove that folder"
@@ -236,7 +241,10 @@ class Ledger:
         """The file of a part's images, which has to be that of the part; empty for none."""
         expected = self._read(attack, chunk)[1]["evidence"]
         path = self.evidence_path(attack, chunk)
-        content = path.read_bytes() if path.is_file() else b""
+        try:
+            content = path.read_bytes() if path.is_file() else b""
+        except OSError:
+            content = b"unreadable"
         found = hashlib.sha256(content).hexdigest() if content else ""
         if found != expected and self.has_checksums:
             raise DamagedFileError(f"{path} is damaged (not the images of its part); {_AGAIN}")
@@ -319,7 +327,8 @@ def read_header(folder: Path) -> Header:
         for name in ("batch_size", "chunk_size", "threads"):
             if type(value := data["settings"][name]) is not int or value < 1:
                 raise ValueError(f"settings.{name} is {value!r}")
-        return Header(*sections, schema_version=version)
+        identity, settings, environment, about = sections
+        return Header(identity, settings, environment, about, version)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DamagedFileError):
             raise DamagedFileError(

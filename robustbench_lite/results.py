@@ -136,7 +136,7 @@ def _summary(
         for name in attacks
     }
     identity, about = dict(header.identity), dict(header.about)
-    measured = read_measured(ledger.checks_path, demand_checksum=ledger.has_checksums)
+    measured = read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
     checks = {**measured.checks, **outcome_checks(identity["protocol"], parts, measured)}  # type: ignore[arg-type]
     flags = raised(checks, passes=identity["protocol"]["passes"])  # type: ignore[index]
     environment = dict(header.environment)

@@ -94,7 +94,9 @@ class RunFolder:
         """Take over the stored number of threads; refuse other terms."""
         file = self.path / "recipe.json"
         try:
-            stored, _ = read_sealed_json(file)
+            stored, sealed = read_sealed_json(file)
+            if not sealed and (self.path / STATE_FILE).exists():
+                raise ValueError("it has no checksum")
             self.threads = threads or int(stored["threads"])
             self._begun_in = dict(stored.pop("environment"))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

@@ -178,7 +178,10 @@ class Measurement:
         """What an interrupted call of the same terms wrote about a source."""
         try:
             part, sealed = read_sealed_json(self._path(source))
-            if not sealed or part["terms"] != self.terms:
+            if not sealed or (part["terms"], part["crafted"]["source"]) != (
+                self.terms,
+                source.hash,
+            ):
                 return None
             predictions = {
                 key: torch.tensor(said, device=self.y.device)

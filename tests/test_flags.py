@@ -688,7 +688,7 @@ def test_checks_are_measured_once_and_never_those_of_another_network(base, digit
         path.unlink()  # as if killed right after the checks
     run(base, digits, folder, n=40, chunk_size=20)
     honest = (folder / "checks.json").read_bytes()
-    checks = read_measured(folder / "checks.json", demand_checksum=True).checks
+    checks = read_measured(folder / "checks.json", terms=None).checks
     assert checks["zero_gradients"].value == 0.0
     altered = honest.replace(b'"points": 40', b'"points": 39')
     marked = with_checksum(json.loads(altered)).encode()
@@ -714,15 +714,20 @@ def test_checks_that_lack_something_are_one_line_with_the_fix(damage, base, digi
     measured = measure(base, digits, n=10)
     path = tmp_path / "checks.json"
     path.write_text(json.dumps(measured.as_dict()))
-    assert read_measured(path, demand_checksum=False) == measured
-    with pytest.raises(InputError, match="damaged .it has no checksum"):
-        read_measured(path, demand_checksum=True)
+    assert read_measured(path, terms=None) == measured
+    with pytest.raises(InputError, match="no checksum, or is of another evaluation"):
+        read_measured(path, terms="mine")
+    path.write_text(with_checksum({"terms": "another", **measured.as_dict()}))
+    with pytest.raises(InputError, match="no checksum, or is of another evaluation"):
+        read_measured(path, terms="mine")
+    path.write_text(with_checksum({"terms": "mine", **measured.as_dict()}))
+    assert read_measured(path, terms="mine") == measured
     if damage is None:
         path.unlink()
     else:
         path.write_text(damage(path.read_text()))
     with pytest.raises(InputError, match=r"checks.json (cannot be read|is damaged)"):
-        read_measured(path, demand_checksum=False)
+        read_measured(path, terms=None)
 
 
 def test_out_of_memory_in_the_checks_is_one_line(base, digits, tmp_path, monkeypatch):

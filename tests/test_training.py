@@ -232,6 +232,28 @@ def test_damaged_files_are_one_line(tmp_path, digits, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_finished_run_writes_a_damaged_last_again_and_refuses_a_damaged_best(tmp_path, digits):
+    run(tmp_path / "r", digits, epochs=1)
+    last, best = (tmp_path / "r" / name / "model.safetensors" for name in ("last", "best"))
+    content = last.read_bytes()
+    last.write_bytes(content[:100])
+    run(tmp_path / "r", digits, epochs=1)
+    assert last.read_bytes() == content
+    best.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"best/model.safetensors is damaged"):
+        run(tmp_path / "r", digits, epochs=1)
+
+
+def test_a_recipe_without_its_checksum_is_refused(tmp_path, digits):
+    run(tmp_path / "r", digits, epochs=1)
+    path = tmp_path / "r" / "recipe.json"
+    stored = json.loads(path.read_text())
+    del stored["checksum"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="recipe.json .*no checksum"):
+        run(tmp_path / "r", digits, epochs=1)
+
+
 def test_a_validation_split_that_leaves_nothing_is_refused(tmp_path, digits):
     with pytest.raises(InputError, match="leaves nothing to train on"):
         run(tmp_path / "r", digits, extra=["--data.validation", "5000"])

@@ -264,6 +264,19 @@ def test_an_interrupted_measurement_goes_on_with_the_next_source(
     assert files[0] == files[1]
 
 
+def test_parts_of_two_sources_that_changed_places_are_not_used(
+    checkpoints: list[Path], digits: Split, tmp_path: Path
+) -> None:
+    expected = measure(checkpoints[:2], checkpoints[2:], digits, tmp_path)
+    (tmp_path / "transfer.json").unlink()
+    first, second = sorted((tmp_path / "parts").glob("*.json"))
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    assert measure(checkpoints[:2], checkpoints[2:], digits, tmp_path) == expected
+    assert (first.read_bytes(), second.read_bytes()) == contents
+
+
 def test_parts_of_other_terms_are_not_used(
     checkpoints: list[Path], digits: Split, tmp_path: Path
 ) -> None:

@@ -64,7 +64,7 @@ def _load(path: Path, info: DatasetInfo) -> tuple[Arrays, str] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = Arrays(stored["images"], stored["labels"])
-            digest = str(stored["content_hash"])
+            digest, key = str(stored["content_hash"]), str(stored["key"])
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged archive raises nearly anything in zipfile and numpy
@@ -76,8 +76,8 @@ def _load(path: Path, info: DatasetInfo) -> tuple[Arrays, str] | None:
     if wrong_types or labels.ndim != 1 or images.shape != expected:
         _LOG.warning("%s holds other arrays than %s has; decoding again", path, info.name)
         return None
-    if content_hash(images, labels) != digest:
-        _LOG.warning("%s does not fit its checksum; decoding again", path)
+    if content_hash(images, labels) != digest or key != path.stem:
+        _LOG.warning("%s is damaged, or another file renamed; decoding again", path)
         return None
     return arrays, digest
 
@@ -87,9 +87,8 @@ def _store(path: Path, arrays: Arrays, digest: str) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(
-                file, images=arrays.images, labels=arrays.labels, content_hash=np.array(digest)
-            )
+            about = {"content_hash": np.array(digest), "key": np.array(path.stem)}
+            np.savez(file, images=arrays.images, labels=arrays.labels, **about)
 
     try:
         write_atomically(path, write)
