@@ -33,6 +33,7 @@ from robustbench_lite.ledger import (
 )
 from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
+from robustbench_lite.network_errors import passes_of
 from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
 from robustbench_lite.processes import alone_in
@@ -171,7 +172,8 @@ class _Evaluation:
         total = self.chunks * (len(specs) + 1)
         before = total - len(missing)
         with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
-            with workers.first_alone("checking"):
+            before_attacks = passes_of(self.model, "checks before the first attack")
+            with workers.first_alone("checking"), before_attacks:
                 self.search = self._search_network()
                 now = {**now, "search_network": self.search.summary}
                 fix_environment(self.ledger, now, begin=workers.first and before == 0)
@@ -211,7 +213,8 @@ class _Evaluation:
 
     def _measure_flags(self) -> None:
         """Store what the flags are raised by, before the first part."""
-        with memory_told("checks", self.batch_size, _SMALLER), seeded(self.seed):
+        checks = passes_of(self.model, "checks for flags")
+        with memory_told("checks", self.batch_size, _SMALLER), seeded(self.seed), checks:
             measured = measure_flags(
                 self.model,
                 self.data.pixels(slice(None)),
@@ -233,7 +236,8 @@ class _Evaluation:
         part_seed = fold_seed(self.seed, name, chunk) % 2**63
         with memory_told(f"{name}, chunk {chunk}", self.batch_size, _SMALLER), seeded(part_seed):
             try:
-                return self._do_part(chunk, spec)
+                with passes_of(self.model):
+                    return self._do_part(chunk, spec)
             except InputError as error:
                 raise type(error)(f"{name}, chunk {chunk}: {error}") from error
 

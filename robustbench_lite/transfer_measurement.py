@@ -21,6 +21,7 @@ from robustbench_lite.eight_bit_images import round_to_8bit
 from robustbench_lite.errors import DamagedFileError, InputError
 from robustbench_lite.leaderboard.statistics import accuracy
 from robustbench_lite.model_source import LoadedModel, check_model_contract
+from robustbench_lite.network_errors import passes_of
 from robustbench_lite.numerics import memory_told
 from robustbench_lite.storage import read_sealed_json, write_sealed_json
 from robustbench_lite.transfer_rate import count_transfer
@@ -198,15 +199,17 @@ class Measurement:
 
     def _check(self, network: LoadedModel) -> None:
         try:
-            check_model_contract(
-                network.model, self.x[:8], self.data.num_classes, dataset=self.data.name
-            )
+            with passes_of(network.model):
+                check_model_contract(
+                    network.model, self.x[:8], self.data.num_classes, dataset=self.data.name
+                )
         except InputError as error:
             raise InputError(f"{network.name}: {error}") from error
 
     def _craft(self, source: LoadedModel) -> list[Tensor]:
         """The candidates as judged and, where those are rounded, before that."""
-        with memory_told(source.name, self.batch_size, "choose a smaller --batch-size"):
+        crafting = passes_of(source.model, f"crafting {self.spec.name} on {source.name}")
+        with memory_told(source.name, self.batch_size, "choose a smaller --batch-size"), crafting:
             x_adv = run_attack(
                 self.spec,
                 source.model,
@@ -223,15 +226,16 @@ class Measurement:
         return [round_to_8bit(x_adv, self.x, self.protocol.threat), x_adv]
 
     def _judge(self, model: nn.Module, x_adv: Tensor) -> Verdict:
-        return verify(
-            model,
-            self.x,
-            x_adv,
-            self.y,
-            threat=self.protocol.threat,
-            batch_size=self.batch_size,
-            passes=self.protocol.passes,
-        )
+        with passes_of(model, "clean images" if x_adv is self.x else "crafted images"):
+            return verify(
+                model,
+                self.x,
+                x_adv,
+                self.y,
+                threat=self.protocol.threat,
+                batch_size=self.batch_size,
+                passes=self.protocol.passes,
+            )
 
 
 def _answers(verdict: Verdict, y: Tensor, *, otherwise: Tensor) -> Tensor:
