@@ -14,7 +14,7 @@ from robustbench_lite.submission.manifest import file_hash
 from robustbench_lite.submission.template import new_submission
 
 HERE = Place(data_dir=None, device="cpu", batch_size=50, threads=1)
-LIMITS = Limits(seconds=120, gigabytes=8)
+LIMITS = Limits(seconds=900, gigabytes=8)  # the time only turns a hang into a failure
 EXAMPLES = 40
 
 CODE = """

@@ -1,6 +1,5 @@
 """`kill -9` in the middle, with real processes: the same command ends with the same bytes."""
 
-import json
 import os
 import resource
 import signal
@@ -16,17 +15,16 @@ pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).resolve().parent
 SAFETY = 900  # seconds: only turns a hang into a failure
-PARTS = r"/parts/[^/]+/[^/]+\.parquet$"
 
 
-def start(arguments, folder, before=None, stop=None):
-    """Start `rbl`; `stop` is when it kills itself (`stopping_hook/sitecustomize.py`)."""
-    paths = [TESTS.parent, *([TESTS / "stopping_hook"] if stop else [])]
+def start(arguments, folder, before=None, **stop):
+    """Start `rbl`; `stop` is when it stops itself (`stop_hook/sitecustomize.py`)."""
+    paths = [TESTS.parent, TESTS / "stop_hook"]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "RBL_TEST_STOP": json.dumps(stop),
     }
+    environment |= {f"STOP_{name.upper()}": value for name, value in stop.items()}
     return subprocess.Popen(
         [sys.executable, "-m", "robustbench_lite", *arguments],
         cwd=folder,
@@ -45,10 +43,9 @@ def finish(arguments, folder):
     return out
 
 
-def killed(arguments, folder, files, after):
-    """Run until `after` such files are written; SIGKILL just before the next."""
-    stop = {"files": files, "after": after, "rank": None, "pipe": None}
-    process = start(arguments, folder, stop=stop)
+def killed(arguments, folder, at):
+    """Run until SIGKILL at a step."""
+    process = start(arguments, folder, at=at, by="SIGKILL")
     _, err = process.communicate(timeout=SAFETY)
     assert process.returncode == -signal.SIGKILL, err
 
@@ -73,9 +70,9 @@ def whole(checkpoint, tmp_path_factory):
 def test_an_evaluation_killed_twice_ends_with_the_same_bytes(checkpoint, whole, tmp_path):
     command = ["evaluate", str(checkpoint), *COMMON, "broken"]
     broken = tmp_path / "broken"
-    killed(command, tmp_path, PARTS, after=1)
+    killed(command, tmp_path, "replace .parquet 2")
     assert len(parts_of(broken)) == 1
-    killed(command, tmp_path, PARTS, after=5)
+    killed(command, tmp_path, "replace .parquet 6")
     done = {path: path.stat().st_mtime_ns for path in parts_of(broken)}
     assert len(done) == 6
     assert not (broken / "result.json").exists(), "killed before the end"
@@ -95,9 +92,8 @@ def test_two_workers_write_the_same_bytes_also_after_one_was_killed(checkpoint, 
     broken, pipe = tmp_path / "broken", tmp_path / "pipe"
     os.mkfifo(pipe)
     # Each has a part at the same time; the second writes its own, and dies at its next.
-    process = start(
-        command, tmp_path, stop={"files": PARTS, "after": 1, "rank": "1", "pipe": str(pipe)}
-    )
+    at = "replace .parquet 2"
+    process = start(command, tmp_path, at=at, by="SIGKILL", rank="1", pipe=str(pipe))
     _, err = process.communicate(timeout=SAFETY)
     assert process.returncode == 2
     assert err.startswith("rbl: error: worker ")
@@ -131,7 +127,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     command += ["--defense.crafting.steps", "3", "--validation.every", "1", "--out"]
     finish([*command, "whole"], tmp_path)
     broken = tmp_path / "broken"
-    killed([*command, "broken"], tmp_path, r"/metrics\.jsonl$", after=1)
+    killed([*command, "broken"], tmp_path, "replace metrics.jsonl 2")
     assert not (broken / "last").exists(), "killed before the end"
     finish([*command, "broken"], tmp_path)
     names = ["model.safetensors", "card.json"]
