@@ -52,7 +52,7 @@ def read_table(path: Path) -> tuple[pandas.DataFrame, dict[str, str] | None]:
     Raises:
         ChecksumError: for anything that is wrong with the file, in one line.
     """
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.ParquetFile(path).read()

@@ -87,8 +87,13 @@ def _store(path: Path, arrays: Arrays, digest: str) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            about = {"content_hash": np.array(digest), "key": np.array(path.stem)}
-            np.savez(file, images=arrays.images, labels=arrays.labels, **about)
+            np.savez(
+                file,
+                images=arrays.images,
+                labels=arrays.labels,
+                content_hash=np.array(digest),
+                key=np.array(path.stem),
+            )
 
     try:
         write_atomically(path, write)
