@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.registry import Entry, Registry, unknown_name
-from robustbench_lite.attacks.threat_model import Norm, ThreatModel, format_eps, parse_eps
+from robustbench_lite.attacks.threat_model import Norm, format_eps, parse_eps
 from robustbench_lite.datasets.imbalance import IMBALANCES, Imbalance
 from robustbench_lite.defenses.catalogue import DEFENSES, LABEL_LOSSES
+from robustbench_lite.recipe_checks import check_values
 from robustbench_lite.recipe_expansion import (
-    ExpandedRecipe,
     Origin,
     expand,
     shipped_files,
@@ -184,14 +184,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         InputError: for an unknown recipe or base, a missing, unknown or ill-typed key (names it,
             and the file in which it stands).
     """
-    return load_expanded(name, overrides)[0]
-
-
-def load_expanded(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, ExpandedRecipe]:
-    """`load_recipe`, and what the files say: the same keys, as they are written there."""
     path = recipe_path(name)
     expanded = with_overrides(expand(path), overrides)
-    return _recipe({"name": path.stem, **expanded.data}, expanded.origin), expanded
+    return _recipe({"name": path.stem, **expanded.data}, expanded.origin)
 
 
 def recipe_path(name: str) -> Path:
@@ -249,7 +244,7 @@ def _recipe(data: Mapping[str, Any], origin: Origin) -> Recipe:
     types = {section: types[section] for section in SECTIONS}
     _check_keys(data, types, origin)
     recipe = Recipe(name, names, **_typed(data, types, origin))
-    _check_values(recipe, origin)
+    check_values(recipe, origin)
     return recipe
 
 
@@ -325,71 +320,6 @@ def _missing(key: str, origin: Origin) -> str:
     if origin.inherits and origin.stands_in.get(name) == origin.file:
         message += f" (where {name} is not its base's, the section keeps nothing of the base)"
     return message
-
-
-def _check_values(recipe: Recipe, origin: Origin) -> None:
-    """Ranges that types do not say, and choices that exclude each other."""
-
-    def refuse(message: str, *keys: str) -> NoReturn:
-        raise InputError(f"recipe {origin.of(*keys)}: {message}")
-
-    _check_label_loss(recipe, refuse)
-    training, validation, optimizer = recipe.training, recipe.validation, recipe.optimizer
-    try:
-        ThreatModel(validation.norm, validation.eps)
-    except InputError as error:
-        refuse(str(error), "validation.eps")
-    for key, value, lowest in (
-        ("training.epochs", training.epochs, 1),
-        ("training.batch_size", training.batch_size, 2),
-        ("data.validation", recipe.data.validation, 1),
-        ("data.crop_padding", recipe.data.crop_padding, 0),
-        ("validation.every", validation.every, 1),
-        ("validation.steps", validation.steps, 1),
-    ):
-        if value < lowest:
-            refuse(f"{key}={value} must be at least {lowest}", key)
-    for section in ("defense", "weight_perturbation"):
-        begin, key = getattr(getattr(recipe, section), "begin_epoch", 0), f"{section}.begin_epoch"
-        if begin > training.epochs:
-            refuse(
-                f"{key}={begin} is after the last of training.epochs={training.epochs}: "
-                f"{recipe.chosen[section]!r} would never begin",
-                *(key, "training.epochs"),
-            )
-    if not 0.0 <= training.ema_decay < 1.0:
-        refuse(f"training.ema_decay={training.ema_decay} is not in [0, 1)", "training.ema_decay")
-    if not 0 <= training.seed < 2**63:
-        refuse(f"training.seed={training.seed} is not in [0, 2**63)", "training.seed")
-    for key, value in (
-        ("optimizer.momentum", optimizer.momentum),
-        ("optimizer.weight_decay", optimizer.weight_decay),
-    ):
-        if value < 0.0:
-            refuse(f"{key}={value}: momentum and weight_decay are at least 0", key)
-    if optimizer.nesterov and optimizer.momentum == 0.0:
-        keys = ("optimizer.nesterov", "optimizer.momentum")
-        refuse("optimizer.nesterov needs a momentum above 0", *keys)
-    if optimizer.lr <= 0.0:
-        refuse(f"optimizer.lr={optimizer.lr} must be above 0", "optimizer.lr")
-
-
-def _check_label_loss(recipe: Recipe, refuse: Callable[..., NoReturn]) -> None:
-    """Some methods are themselves only with one label loss."""
-    needed, label_loss = recipe.defense.required_label_loss, recipe.chosen["label_loss"]
-    smoothing = getattr(recipe.label_loss, "smoothing", None)
-    if needed is not None and label_loss != needed:
-        refuse(
-            f"label_loss.name={label_loss!r}, but defense {recipe.defense_name!r} is itself only "
-            f"with {needed!r}",
-            *("label_loss.name", "defense.name"),
-        )
-    if needed is not None and smoothing:
-        refuse(
-            f"label_loss.smoothing={smoothing}, but defense {recipe.defense_name!r} has no "
-            "smoothed labels: set 0.0",
-            *("label_loss.smoothing", "defense.name"),
-        )
 
 
 def _plain(value: Any) -> Any:

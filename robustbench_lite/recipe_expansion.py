@@ -14,7 +14,8 @@ from typing import Any
 from robustbench_lite.attacks.errors import InputError
 
 BASE = "base"
-_WHOLE = {("model", "options")}  # its keys are free: a recipe that writes it lists them all
+WHOLE = frozenset({("model", "options")})
+"""Tables that count as one value: their keys are free, so a recipe that has one lists them all."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _with_file(data: Mapping[str, Any], file: str, path: tuple[str, ...] = ()) -
     """The same tree with a `_Value` for each value."""
     return {
         key: _with_file(value, file, (*path, key))
-        if isinstance(value, dict) and (*path, key) not in _WHOLE
+        if isinstance(value, dict) and (*path, key) not in WHOLE
         else _Value(value, file)
         for key, value in data.items()
     }
