@@ -55,12 +55,12 @@ def check_values(recipe: Recipe, origin: Origin) -> None:
         refuse(f"training.ema_decay={training.ema_decay} is not in [0, 1)", "training.ema_decay")
     if not 0 <= training.seed < 2**63:
         refuse(f"training.seed={training.seed} is not in [0, 2**63)", "training.seed")
-    for key, value in (
+    for key, rate in (
         ("optimizer.momentum", optimizer.momentum),
         ("optimizer.weight_decay", optimizer.weight_decay),
     ):
-        if value < 0.0:
-            refuse(f"{key}={value}: momentum and weight_decay are at least 0", key)
+        if rate < 0.0:
+            refuse(f"{key}={rate}: momentum and weight_decay are at least 0", key)
     if optimizer.nesterov and optimizer.momentum == 0.0:
         keys = ("optimizer.nesterov", "optimizer.momentum")
         refuse("optimizer.nesterov needs a momentum above 0", *keys)
