@@ -13,7 +13,7 @@ from robustbench_lite.datasets.imbalance import Balanced
 from robustbench_lite.defenses.contract import ROBUST, Defense, Objective
 from robustbench_lite.defenses.standard import Standard
 from robustbench_lite.errors import InputError, LedgerMismatchError
-from robustbench_lite.recipe import load_recipe, recipe_files
+from robustbench_lite.recipe import load_recipe
 from robustbench_lite.training import train
 from robustbench_lite.training_data import TrainingData
 from robustbench_lite.training_state import read_state
@@ -113,9 +113,7 @@ def test_validation_examples_are_never_trained_on(tmp_path, digits):
 def test_lr_follows_the_schedule_and_validation_its_interval(tmp_path, digits):
     recipe_file = tmp_path / "mine.toml"
     recipe_file.write_text(
-        recipe_files()["digits_standard"]
-        .read_text()
-        .replace('name = "one_cycle"\npeak = 0.3', 'name = "step"\nmilestones = [2]\ngamma = 0.1')
+        'base = "digits_standard"\n[schedule]\nname = "step"\nmilestones = [2]\ngamma = 0.1\n'
     )
     overrides = [*QUICK, "--training.epochs", "3", "--validation.every", "2"]
     out = tmp_path / "r"
@@ -272,7 +270,7 @@ WITH_AWP = [
     *("--weight_perturbation.name", "awp", "--weight_perturbation.gamma", "0.005"),
     *("--weight_perturbation.begin_epoch", "2"),
 ]
-WITH_ENCOURAGING = ["--label_loss.name", "encouraging", "--label_loss.log_end", "0.75"]
+WITH_ENCOURAGING = ["--label_loss.log_end", "0.75"]
 
 
 @pytest.mark.parametrize(
@@ -280,9 +278,9 @@ WITH_ENCOURAGING = ["--label_loss.name", "encouraging", "--label_loss.log_end", 
 )
 def test_ingredients_work_with_any_method_and_resume(tmp_path, digits, extra):
     words = ["--training.epochs", "2", "--validation.every", "1", *QUICK, *CRAFT]
-    text = recipe_files()["digits_trades"].read_text()
     path = tmp_path / "mine.toml"
-    path.write_text(text.replace("smoothing = 0.0\n", "") if "encouraging" in extra else text)
+    label_loss = '[label_loss]\nname = "encouraging"\n' if extra is WITH_ENCOURAGING else ""
+    path.write_text(f'base = "digits_trades"\n{label_loss}')
     whole = check_resume(load_recipe(str(path), [*words, *extra]), digits, tmp_path)
     plain = run(tmp_path / "plain", digits, "digits_trades", extra=["--validation.every", "1"])
     weights = [load_checkpoint(folder)[0].head.weight for folder in (whole / "last", plain)]
