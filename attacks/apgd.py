@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.apgd_search import AutoPGD, Loss
+from robustbench_lite.attacks.apgd_search import AutoPGD
 from robustbench_lite.attacks.apgd_steps import BallRule, Rule, SparseRule, stages
 from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share
 from robustbench_lite.attacks.errors import InputError
@@ -36,26 +36,12 @@ def _noise(norm: Norm, rows: Rows, *, seed: int, stream: str) -> Tensor:
     return 2.0 * noise - 1.0 if norm == "Linf" else noise
 
 
-def _cross_entropy(logits: Tensor, rows: Rows) -> Tensor:
-    return cross_entropy(logits, rows["y"])
-
-
-def _dlr(logits: Tensor, rows: Rows) -> Tensor:
-    return (dlr if logits.shape[1] >= 3 else margin)(logits, rows["y"])
-
-
-def _targeted(logits: Tensor, rows: Rows) -> Tensor:
-    loss = targeted_dlr if logits.shape[1] >= 4 else targeted_margin
-    return loss(logits, rows["y"], rows["target"])
-
-
 @dataclass(frozen=True)
 class _Apgd(Attack):
     """What the three have in common; see `ApgdCe`."""
 
     searches_elsewhere = True
     batches_itself = True
-    loss: ClassVar[Loss]
 
     steps: Count
     restarts: Count
@@ -67,6 +53,10 @@ class _Apgd(Attack):
     def n_targets(self) -> int:
         """Wrong classes to try; 0 where the attack has no target."""
         return 0
+
+    @abstractmethod
+    def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        """What is ascended: logits (B, K), and rows with their `target`, to (B,)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +77,7 @@ class _Apgd(Attack):
         several = terms.passes > 1
         search = AutoPGD(
             terms.searched(model),
-            type(self).loss,
+            self.loss,
             rule=self._rule(terms, like=x),
             draw=partial(_noise, terms.norm, seed=terms.seed, stream=terms.stream),
             restarts=self.restarts,
@@ -145,7 +135,8 @@ class ApgdCe(_Apgd):
         staged_eps: L1 only: 30 % of the steps at 3 eps, 30 % at 2 eps, the rest at eps.
     """
 
-    loss = staticmethod(_cross_entropy)
+    def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        return cross_entropy(logits, rows["y"])
 
 
 @dataclass(frozen=True)
@@ -155,7 +146,8 @@ class ApgdDlr(_Apgd):
     Of two classes the loss is the margin, the ratio's numerator: the ratio needs three.
     """
 
-    loss = staticmethod(_dlr)
+    def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        return (dlr if logits.shape[1] >= 3 else margin)(logits, rows["y"])
 
 
 @dataclass(frozen=True)
@@ -170,9 +162,11 @@ class ApgdT(_Apgd):
         targets: wrong classes to try; AutoAttack 9 (L1: 5).
     """
 
-    loss = staticmethod(_targeted)
-
     targets: Count
+
+    def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        loss = targeted_dlr if logits.shape[1] >= 4 else targeted_margin
+        return loss(logits, rows["y"], rows["target"])
 
     @property
     def n_targets(self) -> int:

@@ -139,7 +139,7 @@ def _share_wrong(model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Ten
         wrong = [
             torch.stack([model(images).argmax(dim=1) != labels for _ in range(times)]).sum(dim=0)
             for images, labels in zip(
-                x.split(terms.batch_size), y.split(terms.batch_size), strict=True
+                torch.split(x, terms.batch_size), torch.split(y, terms.batch_size), strict=True
             )
         ]
     return torch.cat(wrong) / times

@@ -13,7 +13,7 @@ from typing import get_type_hints as hints_of
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.registry import unknown_name
-from robustbench_lite.attacks.threat_model import NORMS, Norm, ThreatModel
+from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Attack(ABC):
         InputError: for a value of another type, outside its range, or not allowed.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = NORMS
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
     """Norms of the protocols that it may stand in."""
     uses_gradients: ClassVar[bool] = True
     """Whether it sees gradients; False for an attack that uses the outputs alone."""
@@ -209,7 +209,7 @@ def _check_value(name: str, value: object, hint: Any) -> None:
     if get_origin(hint) is Annotated:
         kind, within = options
         _check_value(name, value, kind)
-        if not within.least <= value <= within.most:  # type: ignore[operator]
+        if not within.least <= value <= within.most:
             upper = "" if within.most == math.inf else f" and at most {within.most}"
             raise InputError(f"{name}={value!r} must be at least {within.least}{upper}")
     elif get_origin(hint) is Literal:

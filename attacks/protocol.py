@@ -60,7 +60,8 @@ class AttackSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> AttackSpec:
         """The attack from what `as_dict` gave."""
         params = {key: value for key, value in data.items() if key not in _NAMES}
-        return cls(*(str(data[key]) for key in _NAMES), params)
+        name, title, attack = (str(data[key]) for key in _NAMES)
+        return cls(name, title, attack, params)
 
     def as_dict(self) -> dict[str, object]:
         return {"name": self.name, "title": self.title, "attack": self.attack, **self.params}

@@ -85,7 +85,7 @@ def _broken(
 
 def _last_without_gradients(attack: Attack, norm: Norm) -> list[str]:
     """The stages at the end of a composite attack that use no gradients."""
-    backwards = reversed(attack.stages(norm).items())
+    backwards = reversed(list(attack.stages(norm).items()))
     return [name for name, _ in takewhile(lambda item: not item[1].uses_gradients, backwards)]
 
 
