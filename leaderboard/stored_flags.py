@@ -9,6 +9,7 @@ from robustbench_lite.core.flag_rules import (
     BLACK_BOX,
     BLACK_BOX_FLAG,
     FLAGS,
+    WHITE_BOX,
     may_raise,
 )
 from robustbench_lite.leaderboard.errors import ResultError
@@ -181,9 +182,11 @@ def _black_box_range(
                 return None
             before = stages[-2][1].correct if len(stages) > 1 else clean.bit_count()
             both, last = broken, (last or 0) + before - stages[-1][1].correct
-        else:
+        elif spec.attack in WHITE_BOX:
             any_white = True
             white |= broken
+        else:
+            return None
     if last is None or not any_white:
         return None
     certain = (black & ~white & ~both).bit_count()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 from robustbench_lite.attacks.random_numbers import fold_seed, seeded
-from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.search_network import SearchNetwork, search_network
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
@@ -119,7 +119,7 @@ def evaluate(
     check_seed(seed)
     protocol.threat.check_diameter(data.images[0].numel())
     for spec in protocol.attacks:
-        check_attack(spec, protocol.threat, num_classes=data.num_classes)
+        spec.check(protocol.threat, num_classes=data.num_classes)
     header = evaluation_header(source, data, protocol, n, seed, settings, device)
     workers = workers.next_round()
     with alone_in(out) if workers.first else nullcontext():

@@ -72,18 +72,16 @@ def _stages(
     header: Header, name: str, rows: pandas.DataFrame, n: int
 ) -> dict[str, dict[str, AccuracyRecord]]:
     """Of a composite attack, the accuracy left after each of its attacks: `{"stages": {...}}`."""
-    from robustbench_lite.attacks.autoattack import stages
+    from robustbench_lite.attacks.protocol import AttackSpec
     from robustbench_lite.leaderboard.statistics import accuracy
 
     protocol = header.identity["protocol"]
     (spec,) = (spec for spec in protocol["attacks"] if spec["name"] == name)  # type: ignore[index]
-    if spec["attack"] != "autoattack":
-        return {}
     standing, after = len(rows), {}
-    for stage in stages(spec["version"], protocol["norm"]):  # type: ignore[index]
-        standing -= int((rows["stage"] == stage.name).sum())
-        after[stage.name] = accuracy(standing, n)
-    return {"stages": after}
+    for stage in AttackSpec.from_dict(spec).contract.stages(protocol["norm"]):  # type: ignore[index]
+        standing -= int((rows["stage"] == stage).sum())
+        after[stage] = accuracy(standing, n)
+    return {"stages": after} if after else {}
 
 
 def _outcomes(

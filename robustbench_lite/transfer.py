@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-from robustbench_lite.attacks.run_attack import check_attack
 from robustbench_lite.datasets import Split
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import InputError, LedgerMismatchError
@@ -86,7 +85,7 @@ def evaluate_transfer(
         raise InputError(f"pixels={pixels!r} is unknown; available: 8bit, float")
     check_seed(seed)
     protocol.threat.check_diameter(data.images[0].numel())
-    check_attack(spec, protocol.threat, num_classes=data.num_classes)
+    spec.check(protocol.threat, num_classes=data.num_classes)
     identity = _identity(sources, targets, data, protocol, spec, n=n, seed=seed, pixels=pixels)
     if (stored := _stored(out / FILE, identity)) is not None:
         return stored

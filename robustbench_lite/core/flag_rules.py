@@ -216,6 +216,12 @@ BLACK_BOX = frozenset(
     }
 )
 
+# Attacks that use gradients, by registered name. Of any other, such as one of a plugin, a stored
+# result does not say which kind it is.
+WHITE_BOX = frozenset(
+    {"fgsm", "pgd", "pgd_int", "cw_l2", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t"}
+)
+
 
 def may_raise(flag: Flag, *, passes: int) -> bool:
     """Whether a flag says anything against a network under a protocol.
