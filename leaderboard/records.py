@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from robustbench_lite.core.flag_rules import AUTOATTACK, BLACK_BOX
+
 # The status of a row. Only the first two may hold a rank.
 MEASURED = "measured"  # no flag; whoever ran it
 VERIFIED = "verified"  # an entry whose evidence `rbl verify` checked again
@@ -77,6 +79,11 @@ class ProtocolInfo:
     passes: int
     hash: str
     attacks: tuple[AttackSpec, ...]
+
+    @cached_property
+    def may_hold_black_box(self) -> bool:
+        """Whether an attack uses no gradient, or may have a stage that uses none."""
+        return any(one.attack in BLACK_BOX or one.attack == AUTOATTACK for one in self.attacks)
 
     @property
     def engine_text(self) -> str:

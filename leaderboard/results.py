@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from robustbench_lite.leaderboard.result_checks import (
     check_stages,
     read_accuracy,
 )
+from robustbench_lite.leaderboard.result_files import FILE_NAME, find_results, found_files
 from robustbench_lite.leaderboard.stored_bytes import is_sealed, read_bytes
 from robustbench_lite.leaderboard.stored_flags import check_black_box, read_flags
 from robustbench_lite.leaderboard.stored_protocol import read_protocol
@@ -47,73 +48,10 @@ __all__ = [
 SCHEMA_VERSION = 2
 SEALED_SCHEMA = 2  # since it results carry a checksum, and the status in today's words
 STORED_STATUS = {1: ("verified", "unverified"), 2: (MEASURED, FLAGGED)}  # without and with flags
-FILE_NAME = "result.json"
 MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
 
 logger = logging.getLogger(__name__)
 Loaded = TypeVar("Loaded")
-
-
-def find_results(paths: Iterable[str | Path]) -> list[Path]:
-    """Every stored result in or below some paths.
-
-    Args:
-        paths: result files, or folders searched at any depth for `result.json` (links to folders
-            are not followed).
-
-    Returns:
-        The files, sorted by name, each once.
-
-    Raises:
-        ResultError: for a path that does not exist or a folder that cannot be read.
-    """
-    return [Path(name) for name, _ in _find(paths, _raise)]
-
-
-def _find(
-    paths: Iterable[str | Path], refuse: Callable[[ResultError], None]
-) -> list[tuple[str, bool]]:
-    """Names of files, sorted, and whether the user named the very file; `refuse` gets what is
-    wrong with folders further down."""
-    found: dict[str, str] = {}  # what a name leads to -> the first of its names
-    named = set()
-    for path in map(Path, paths):
-        if path.is_dir():
-            pairs = list(_files_below(str(path), refuse))
-        elif path.exists():
-            pairs = [(os.path.realpath(path), str(path))]
-            named.add(pairs[0][0])
-        else:
-            raise ResultError(f"{path}: not found; give a result file or a folder of results")
-        for real, name in pairs:
-            found[real] = min(name, found.get(real, name))
-    return sorted((name, real in named) for real, name in found.items())
-
-
-def _raise(error: ResultError) -> None:
-    raise error
-
-
-def _files_below(folder: str, refuse: Callable[[ResultError], None]) -> Iterator[tuple[str, str]]:
-    """Real paths and names; a link in the way is looked up only where there is one."""
-    root, waiting = os.path.realpath(folder), [folder]
-    while waiting:
-        place = waiting.pop()
-        try:
-            with os.scandir(place) as entries:
-                found = list(entries)
-        except OSError as error:
-            problem = ResultError(f"{error.filename}: cannot be read: {error.strerror}")
-            if place == folder:
-                raise problem from None
-            refuse(problem)
-            continue
-        waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
-        for name in [entry for entry in found if entry.name == FILE_NAME and not entry.is_dir()]:
-            if name.is_symlink():
-                yield os.path.realpath(name.path), name.path
-            else:
-                yield os.path.join(root, name.path[len(folder) :].lstrip(os.sep)), name.path
 
 
 def load_result(path: str | Path) -> Result:
@@ -164,14 +102,12 @@ def load_results(paths: Iterable[str | Path]) -> list[Result]:
         return [load_result(file) for file in files]
 
 
-def load_readable(
-    paths: Iterable[str | Path], load: Callable[[Path], Loaded] | None = None
-) -> list[Loaded]:
+def load_readable(paths: Iterable[str | Path], load: Callable[[Path], Loaded]) -> list[Loaded]:
     """What can be read of the results in or below some paths; a warning names each of the others.
 
     Args:
         paths: as of `find_results`. A file named itself has to be readable.
-        load: of one file; None takes `load_result`.
+        load: of one file, such as `load_result`.
 
     Returns:
         What `load` gave, in the order of `find_results`; empty when there is no result.
@@ -181,12 +117,12 @@ def load_readable(
             for the first file when there are files and none can be read.
     """
     problems: list[ResultError] = []
-    files = _find(paths, problems.append)
+    files = found_files(paths, problems.append)
     loaded = []
     with resting():
         for name, is_named in files:
             try:
-                loaded.append((load or load_result)(Path(name)))  # type: ignore[arg-type]
+                loaded.append(load(Path(name)))
             except ResultError as error:
                 if is_named:
                     raise

@@ -8,6 +8,7 @@ import stat
 from robustbench_lite.core.integrity import ChecksumError, has_checksum
 from robustbench_lite.leaderboard.errors import ResultError
 
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 MOST_BYTES = 2**30  # a result of a million examples and ten attacks has some megabytes
 
 
@@ -22,17 +23,32 @@ def read_bytes(file: str, *, most: int = MOST_BYTES) -> bytes:
         ResultError: in one line, when it is missing, no plain file, too long or cannot be read.
     """
     try:
-        with open(file, "rb", buffering=0, opener=_open) as stream:  # one read of a small file
-            about = os.fstat(stream.fileno())
+        # Without waiting for a writer, should the path be a pipe.
+        descriptor = os.open(file, os.O_RDONLY | _NO_WAIT)
+        try:
+            about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
                 raise ResultError(f"{file}: is no plain file")
             if about.st_size > most:
                 raise ResultError(f"{file}: has {about.st_size} bytes; need at most {most}")
-            return stream.readall()
+            return _all_of(descriptor, about.st_size)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise ResultError(f"{file}: not found") from None
     except OSError as error:
         raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _all_of(descriptor: int, size: int) -> bytes:
+    """A whole file, in one read where that gives all of it."""
+    content = os.read(descriptor, size + 1)
+    if len(content) == size:
+        return content
+    parts = [content]
+    while parts[-1]:
+        parts.append(os.read(descriptor, 2**20))
+    return b"".join(parts)
 
 
 def is_sealed(file: str, content: bytes) -> bool:
@@ -51,8 +67,3 @@ def is_sealed(file: str, content: bytes) -> bool:
         raise ResultError(
             f"{file}: {error}; restore the file, or write it anew with the command that made it"
         ) from None
-
-
-def _open(path: str, flags: int) -> int:
-    """Without waiting for a writer, should the path be a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import time
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 from robustbench_lite.attacks.random_numbers import fold_seed, seeded
-from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.search_network import SearchNetwork, search_network
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
@@ -34,11 +33,12 @@ from robustbench_lite.ledger import (
 )
 from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
+from robustbench_lite.network_errors import passes_of
 from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
 from robustbench_lite.processes import alone_in
 from robustbench_lite.results import read_results, write_results
-from robustbench_lite.storage import put_aside, write_json, write_sealed_json
+from robustbench_lite.storage import put_aside, read_sealed_json, write_sealed_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
 from robustbench_lite.workers import ALONE, Workers
 
@@ -119,7 +119,7 @@ def evaluate(
     check_seed(seed)
     protocol.threat.check_diameter(data.images[0].numel())
     for spec in protocol.attacks:
-        check_attack(spec, protocol.threat, num_classes=data.num_classes)
+        spec.check(protocol.threat, num_classes=data.num_classes)
     header = evaluation_header(source, data, protocol, n, seed, settings, device)
     workers = workers.next_round()
     with alone_in(out) if workers.first else nullcontext():
@@ -172,7 +172,8 @@ class _Evaluation:
         total = self.chunks * (len(specs) + 1)
         before = total - len(missing)
         with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
-            with workers.first_alone("checking"):
+            before_attacks = passes_of(self.model, "checks before the first attack")
+            with workers.first_alone("checking"), before_attacks:
                 self.search = self._search_network()
                 now = {**now, "search_network": self.search.summary}
                 fix_environment(self.ledger, now, begin=workers.first and before == 0)
@@ -212,7 +213,8 @@ class _Evaluation:
 
     def _measure_flags(self) -> None:
         """Store what the flags are raised by, before the first part."""
-        with memory_told("checks", self.batch_size, _SMALLER), seeded(self.seed):
+        checks = passes_of(self.model, "checks for flags")
+        with memory_told("checks", self.batch_size, _SMALLER), seeded(self.seed), checks:
             measured = measure_flags(
                 self.model,
                 self.data.pixels(slice(None)),
@@ -222,7 +224,8 @@ class _Evaluation:
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
             )
-        write_sealed_json(self.ledger.checks_path, measured.as_dict())
+        terms = {"terms": self.ledger.terms}
+        write_sealed_json(self.ledger.checks_path, {**terms, **measured.as_dict()})
 
     def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
         """The part, with its place in the message of whatever goes wrong in it."""
@@ -233,7 +236,8 @@ class _Evaluation:
         part_seed = fold_seed(self.seed, name, chunk) % 2**63
         with memory_told(f"{name}, chunk {chunk}", self.batch_size, _SMALLER), seeded(part_seed):
             try:
-                return self._do_part(chunk, spec)
+                with passes_of(self.model):
+                    return self._do_part(chunk, spec)
             except InputError as error:
                 raise type(error)(f"{name}, chunk {chunk}: {error}") from error
 
@@ -302,9 +306,6 @@ class _Evaluation:
         )
 
     def _verify(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
-        if len(x) == 0:
-            none = torch.zeros(0, dtype=torch.float64)
-            return Verdict(none.bool(), none.long(), none, none, none, none)
         return verify(
             self.model,
             x,
@@ -323,7 +324,7 @@ def _put_damaged_aside(ledger: Ledger, attacks: list[str], chunks: int) -> None:
     damaged = ledger.put_damaged_aside(attacks, chunks)
     try:
         if ledger.checks_path.exists():
-            read_measured(ledger.checks_path, demand_checksum=ledger.has_checksums)
+            read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
     except DamagedFileError:
         put_aside(ledger.checks_path)
         damaged.append(ledger.checks_path)
@@ -335,8 +336,9 @@ def _note_time(ledger: Ledger, attack: str, chunk: int, seconds: float, rank: in
     """Add a part's seconds and host to this worker's `timing.json`: never part of a result."""
     path = ledger.timing_path(rank)
     try:
-        parts = list(json.loads(path.read_text(encoding="utf-8"))["parts"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        stored, sealed = read_sealed_json(path)
+        parts = stored["parts"] if sealed else []
+    except DamagedFileError:
         parts = []  # seconds are no part of a result
     entry = {"attack": attack, "chunk": chunk, "seconds": round(seconds, 3)}
-    write_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})
+    write_sealed_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})

@@ -47,20 +47,21 @@ class Measured:
         }
 
 
-def read_measured(path: Path, *, demand_checksum: bool) -> Measured:
+def read_measured(path: Path, *, terms: str | None) -> Measured:
     """What `Measured.as_dict` gave, from `checks.json`.
 
     Args:
         path: the file.
-        demand_checksum: refuse a file without a checksum, as older versions wrote.
+        terms: what the file has to say of the evaluation it belongs to, under a checksum; None for
+            a folder of an older version, whose file has neither.
 
     Raises:
         DamagedFileError: when the file is missing or damaged, or lacks a check of this version.
     """
     try:
         data, sealed = read_sealed_json(path)
-        if demand_checksum and not sealed:
-            raise DamagedFileError(f"{path} is damaged (it has no checksum)")
+        if terms is not None and not (sealed and data["terms"] == terms):
+            raise ValueError("it has no checksum, or is of another evaluation")
         checks = {
             name: Check(float(data["checks"][name]["value"]), int(data["checks"][name]["points"]))
             for name in MEASURED

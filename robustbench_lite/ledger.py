@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.core.integrity import ChecksumError, file_sha256
+from robustbench_lite.core.integrity import ChecksumError
 from robustbench_lite.core.stored_table import read_table, write_table
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import DamagedFileError, InputError, LedgerMismatchError
@@ -114,6 +114,11 @@ class Ledger:
         return [(chunk, attack) for chunk, attack in everything if not self.has_part(attack, chunk)]
 
     @property
+    def terms_of_checks(self) -> str | None:
+        """The terms that `checks.json` has to state; None in folders of older versions."""
+        return self.terms if self.has_checksums else None
+
+    @property
     def has_checksums(self) -> bool:
         """Whether every file of this folder carries a checksum."""
         return self.header.schema_version > UNCHECKED_VERSION
@@ -146,7 +151,7 @@ class Ledger:
             for chunk in filter(lambda chunk: self.has_part(attack, chunk), range(chunks)):
                 try:
                     self.read_part(attack, chunk)
-                    self._check_evidence(attack, chunk)
+                    self._evidence(attack, chunk)
                 except DamagedFileError:
                     part, images = self.part_path(attack, chunk), self.evidence_path(attack, chunk)
                     for file in filter(Path.exists, (part, images)):
@@ -155,8 +160,8 @@ class Ledger:
         return damaged
 
     @property
-    def _terms(self) -> str:
-        """What a part says of the evaluation that it belongs to."""
+    def terms(self) -> str:
+        """What parts and checks say of the evaluation that they belong to."""
         terms = [dict(self.header.identity), dict(self.header.settings)]
         return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
 
@@ -176,7 +181,7 @@ class Ledger:
             content = save(tensors)
             images = hashlib.sha256(content).hexdigest()
             write_bytes(self.evidence_path(attack, chunk), content)
-        facts = {"terms": self._terms, "part": f"{attack}/{chunk}", "evidence": images}
+        facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": images}
         write_atomically(
             self.part_path(attack, chunk),
             lambda path: write_table(path, rows, COLUMNS, facts),
@@ -192,22 +197,22 @@ class Ledger:
         return self._read(attack, chunk)[0]
 
     def read_evidence(self, attack: str, chunk: int) -> dict[str, torch.Tensor]:
-        """The images that were kept of a part, by name; its checksum is the part's.
+        """The images that were kept of a part, by name; their checksum is the part's.
 
         Raises:
             InputError: when none were kept.
             DamagedFileError: when part or images are not as they were written.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
+        content = self._evidence(attack, chunk)
         path = self.evidence_path(attack, chunk)
-        self._check_evidence(attack, chunk)
-        if not path.is_file():
+        if not content:
             raise InputError(f"{path} is not there: evaluate with --evidence int8 or float32")
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            return load(content)
+        except SafetensorError as error:  # of an older version, without a checksum
             raise DamagedFileError(f"{path} is damaged ({first_line(error)}); {_AGAIN}") from error
 
     def _read(self, attack: str, chunk: int) -> tuple[pandas.DataFrame, dict[str, str]]:
@@ -219,29 +224,31 @@ class Ledger:
             if facts is None:
                 if self.has_checksums:
                     raise ChecksumError("it has no checksum")
-                facts = {"terms": self._terms, "part": f"{attack}/{chunk}", "evidence": ""}
+                facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": ""}
             terms, part = facts["terms"], facts["part"]
             if not (rows["attack"] == attack).all() or part != f"{attack}/{chunk}":
                 raise ChecksumError(f"it holds part {part} instead of {attack}/{chunk}")
         except (ChecksumError, KeyError) as error:
             raise DamagedFileError(f"{path} is damaged ({first_line(error)}); {_AGAIN}") from error
-        if terms != self._terms:
+        if terms != self.terms:
             raise LedgerMismatchError(
                 f"{path} is a part of another evaluation than {self.folder / 'header.json'} "
                 "describes; choose another --out, or remove that folder"
             )
         return rows, facts
 
-    def _check_evidence(self, attack: str, chunk: int) -> None:
-        """Refuse images that are missing or not those of the part."""
+    def _evidence(self, attack: str, chunk: int) -> bytes:
+        """The file of a part's images, which has to be that of the part; empty for none."""
         expected = self._read(attack, chunk)[1]["evidence"]
         path = self.evidence_path(attack, chunk)
         try:
-            found = file_sha256(path) if expected else ""
-        except OSError as error:
-            found = first_line(error)
-        if found != expected:
+            content = path.read_bytes() if path.is_file() else b""
+        except OSError:
+            content = b"unreadable"
+        found = hashlib.sha256(content).hexdigest() if content else ""
+        if found != expected and self.has_checksums:
             raise DamagedFileError(f"{path} is damaged (not the images of its part); {_AGAIN}")
+        return content
 
 
 def _dtypes() -> dict[str, str]:
@@ -320,7 +327,8 @@ def read_header(folder: Path) -> Header:
         for name in ("batch_size", "chunk_size", "threads"):
             if type(value := data["settings"][name]) is not int or value < 1:
                 raise ValueError(f"settings.{name} is {value!r}")
-        return Header(*sections, schema_version=version)
+        identity, settings, environment, about = sections
+        return Header(identity, settings, environment, about, version)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DamagedFileError):
             raise DamagedFileError(

@@ -28,7 +28,9 @@ from robustbench_lite.checkpoint import (
     parameter_count,
     put_on_device,
 )
+from robustbench_lite.core.messages import described
 from robustbench_lite.defenses.catalogue import shown_name
+from robustbench_lite.network_errors import NetworkError, UserNetwork, check_logits, user_code
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,12 @@ def check_model_contract(
     shape = tuple(x_sample.shape)
     try:
         with torch.no_grad():
-            logits = model(x_sample)
-    except Exception as error:  # whatever the user's forward raises
-        raise InputError(f"model fails on images of shape {shape}: {_one_line(error)}") from error
-    if not isinstance(logits, Tensor):
-        raise InputError(f"model returns a {type(logits).__name__}; it must return logits (B, K)")
-    if not logits.is_floating_point() or logits.dim() != 2 or logits.shape[0] != shape[0]:
-        raise InputError(
-            f"model gives {tuple(logits.shape)} {logits.dtype} for {shape[0]} images; "
-            f"it must give floating-point logits ({shape[0]}, {num_classes})"
-        )
+            returned: object = model(x_sample)
+    except NetworkError:
+        raise
+    except Exception as error:  # of a network that came by another way than `resolve_model`
+        raise NetworkError(f"model fails on images of shape {shape}: {described(error)}") from error
+    logits = check_logits(returned, x_sample, name="model", classes=num_classes)
     if logits.shape[1] != num_classes:
         owner = f"data set {dataset}" if dataset else "the data set"
         raise InputError(
@@ -189,16 +187,31 @@ def _from_factory(
             f"model {source}:{attribute} runs code from {source}; add --allow-code if you trust it"
         )
     module = _run_file(path) if is_file else _import(source)
-    model = put_on_device(_call(module, source, attribute), device).eval()
-    return LoadedModel(
-        model=model,
-        name=f"{path.name if is_file else source}:{attribute}",
-        kind="factory",
-        hash=_factory_hash(model, module),
-        card=None,
-        num_classes=num_classes,
-        parameters=parameter_count(model),
-    )
+    name = f"{path.name if is_file else source}:{attribute}"
+    model = _call(module, source, attribute)
+    return _user_network(model, module, name, num_classes=num_classes, device=device)
+
+
+def _user_network(
+    model: nn.Module,
+    module: ModuleType,
+    name: str,
+    *,
+    num_classes: int | None,
+    device: str | torch.device,
+) -> LoadedModel:
+    """The network of a factory, ready; its class may have replaced any method of `nn.Module`."""
+    with user_code(f"model {name} cannot be put to use"):
+        model = put_on_device(model, device).eval()
+        return LoadedModel(
+            model=UserNetwork(model, name),
+            name=name,
+            kind="factory",
+            hash=_factory_hash(model, module),
+            card=None,
+            num_classes=num_classes,
+            parameters=parameter_count(model),
+        )
 
 
 def load_factory(
@@ -223,29 +236,16 @@ def load_factory(
     """
     module = _run_file(path)
     model = _call(module, path.name, attribute)
-    try:
+    name = f"{path.name}:{attribute}"
+    with user_code(f"model {name}: its weights cannot be loaded"):
         check_weights(tensors, model, "the weights file", num_classes)
         model.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path.name}: its weights cannot be loaded: {_one_line(error)}"
-        ) from error
-    return LoadedModel(
-        model=put_on_device(model, device).eval(),
-        name=f"{path.name}:{attribute}",
-        kind="factory",
-        hash=_factory_hash(model, module),
-        card=None,
-        num_classes=num_classes,
-        parameters=parameter_count(model),
-    )
+    return _user_network(model, module, name, num_classes=num_classes, device=device)
 
 
 def _import(name: str) -> ModuleType:
-    try:
+    with user_code(f"module {name} cannot be imported"):
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"module {name} cannot be imported: {_one_line(error)}") from error
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -257,25 +257,25 @@ def _run_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with user_code(f"{path} fails when run"):
+            spec.loader.exec_module(module)
+    except InputError:
         del sys.modules[spec.name]
-        raise InputError(f"{path} fails when run: {_one_line(error)}") from error
+        raise
     return module
 
 
 def _call(module: ModuleType, source: str, attribute: str) -> nn.Module:
-    factory = getattr(module, attribute, None)
+    with user_code(f"{source} fails when asked for {attribute!r}"):
+        factory = getattr(module, attribute, None)
     if not callable(factory):
         names = [
             name for name in vars(module) if callable(getattr(module, name)) and name[0] != "_"
         ]
         what = "nothing callable named" if factory is not None else "no"
         raise InputError(f"{source} has {what} {attribute!r}; it has {', '.join(names) or 'none'}")
-    try:
+    with user_code(f"{source}:{attribute}() fails"):
         model = factory()
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{source}:{attribute}() fails: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{source}:{attribute}() returns a {type(model).__name__}; it must return an nn.Module"
@@ -297,8 +297,3 @@ def _factory_hash(model: nn.Module, module: ModuleType) -> str:
     for content in sorted(contents):  # by content: where the files lie does not matter
         digest.update(hashlib.sha256(content).digest())
     return f"sha256:{digest.hexdigest()}"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

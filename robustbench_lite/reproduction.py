@@ -24,8 +24,8 @@ from robustbench_lite.reproduction_bench import (
     Reporter,
     Terms,
     attacks_of,
+    compared_settings,
     published_protocol,
-    settings_of,
 )
 
 
@@ -105,6 +105,35 @@ def origin_of(row: Row, source: LoadedModel, terms: Terms) -> Origin:
     )
 
 
+def compare_rows(
+    rows: Sequence[Row],
+    networks: Mapping[str, Sequence[LoadedModel]],
+    terms: Terms,
+    *,
+    progress: Reporter,
+) -> list[Reproduction]:
+    """`compare_row` for each row, in order; the same call again gives the same.
+
+    Args:
+        rows: those chosen.
+        networks: row id to the networks that stand for it.
+        terms: of the call.
+        progress: see `Reporter`.
+    """
+
+    def compared() -> list[Reproduction]:
+        return [
+            one
+            for row in rows
+            for one in compare_row(row, networks.get(row.id, []), terms, progress=progress)
+        ]
+
+    # Which stored result serves a number depends on all that are there. So everything that is
+    # missing is measured first, and only then are results chosen.
+    compared()
+    return compared()
+
+
 def compare_row(
     row: Row,
     sources: Sequence[LoadedModel],
@@ -171,7 +200,7 @@ def _compare_cell(
     stated: Sequence[Mapping[str, str]] = ()
     if cell.metric != CLEAN:
         published = published_protocol(cell.protocol, eps=eps)
-        stated = [settings_of(spec) for spec in attacks_of(cell, published)]
+        stated = [compared_settings(spec) for spec in attacks_of(cell, published)]
     return Reproduction(row, cell, measured, judge(row, cell, measured, stated=stated, whole=whole))
 
 

@@ -72,18 +72,16 @@ def _stages(
     header: Header, name: str, rows: pandas.DataFrame, n: int
 ) -> dict[str, dict[str, AccuracyRecord]]:
     """Of a composite attack, the accuracy left after each of its attacks: `{"stages": {...}}`."""
-    from robustbench_lite.attacks.autoattack import stages
+    from robustbench_lite.attacks.protocol import AttackSpec
     from robustbench_lite.leaderboard.statistics import accuracy
 
     protocol = header.identity["protocol"]
     (spec,) = (spec for spec in protocol["attacks"] if spec["name"] == name)  # type: ignore[index]
-    if spec["attack"] != "autoattack":
-        return {}
     standing, after = len(rows), {}
-    for stage in stages(spec["version"], protocol["norm"]):  # type: ignore[index]
-        standing -= int((rows["stage"] == stage.name).sum())
-        after[stage.name] = accuracy(standing, n)
-    return {"stages": after}
+    for stage in AttackSpec.from_dict(spec).contract.stages(protocol["norm"]):  # type: ignore[index]
+        standing -= int((rows["stage"] == stage).sum())
+        after[stage] = accuracy(standing, n)
+    return {"stages": after} if after else {}
 
 
 def _outcomes(
@@ -136,7 +134,7 @@ def _summary(
         for name in attacks
     }
     identity, about = dict(header.identity), dict(header.about)
-    measured = read_measured(ledger.checks_path, demand_checksum=ledger.has_checksums)
+    measured = read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
     checks = {**measured.checks, **outcome_checks(identity["protocol"], parts, measured)}  # type: ignore[arg-type]
     flags = raised(checks, passes=identity["protocol"]["passes"])  # type: ignore[index]
     environment = dict(header.environment)

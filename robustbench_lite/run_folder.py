@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.checkpoint import Card, save_checkpoint
+from robustbench_lite.core.integrity import line_with_checksum
 from robustbench_lite.datasets import Split, dataset_info
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import InputError, LedgerMismatchError
@@ -93,7 +94,9 @@ class RunFolder:
         """Take over the stored number of threads; refuse other terms."""
         file = self.path / "recipe.json"
         try:
-            stored, _ = read_sealed_json(file)
+            stored, sealed = read_sealed_json(file)
+            if not sealed and (self.path / STATE_FILE).exists():
+                raise ValueError("it has no checksum")
             self.threads = threads or int(stored["threads"])
             self._begun_in = dict(stored.pop("environment"))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -160,7 +163,7 @@ class RunFolder:
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
         """`metrics.jsonl`, a line per finished epoch."""
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
+        lines = [line_with_checksum(row) + "\n" for row in rows]
         write_text(self.path / "metrics.jsonl", "".join(lines))
 
     def save_checkpoint(self, name: str, model: nn.Module, row: dict[str, float]) -> None:

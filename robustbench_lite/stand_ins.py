@@ -128,9 +128,27 @@ class StandIns:
         )
 
 
-def compare_stand_ins(rows: Sequence[Row], stand_ins: StandIns) -> list[Reproduction]:
-    """Every number of the rows beside that of a stand-in: never comparable, and said so."""
-    return [_compare(row, cell, stand_ins) for row in rows for cell in row.cells]
+def compare_stand_ins(
+    table: PublishedTable, rows: Sequence[Row], stand_ins: StandIns
+) -> tuple[list[Reproduction], list[Order]]:
+    """Every number of the rows beside that of a stand-in: never comparable, and said so.
+
+    Args:
+        table: the published table.
+        rows: those chosen of it.
+        stand_ins: trained and measured where they are not there.
+
+    Returns:
+        The numbers, and the orders that the table claims (see `orders`). The same call again gives
+        the same.
+    """
+
+    def compared() -> tuple[list[Reproduction], list[Order]]:
+        numbers = [_compare(row, cell, stand_ins) for row in rows for cell in row.cells]
+        return numbers, orders(table, rows, stand_ins)
+
+    compared()  # as of `compare_rows`: everything is measured before any result is chosen
+    return compared()
 
 
 def _compare(row: Row, cell: Cell, stand_ins: StandIns) -> Reproduction:

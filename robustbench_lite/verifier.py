@@ -114,7 +114,7 @@ def verify(
 
     Args:
         model: maps (B, C, H, W) in [0, 1] to logits (B, K).
-        x: clean images (N, C, H, W), float32.
+        x: clean images (N, C, H, W), float32; N may be 0.
         x_adv: candidates (N, C, H, W), float32.
         y: labels (N,), int64.
         threat: norm and radius.
@@ -129,6 +129,9 @@ def verify(
     """
     if x_adv.dtype != torch.float32 or x.dtype != torch.float32:
         raise TypeError(f"images must be float32, got {x.dtype} and {x_adv.dtype}")
+    if not len(x):  # nothing to judge, as of an attack that breaks nothing
+        none = torch.zeros(0, dtype=torch.float64, device=x.device)
+        return Verdict(none.bool(), none.long(), none, none, none, none)
     linf, l2, l1 = _norms(x_adv - x.double())
     radius = {"Linf": linf, "L2": l2, "L1": l1}[threat.norm]
     allowed = (

@@ -1,5 +1,6 @@
 """Shared by all tests: threads, order, quiet hypothesis, small networks with known answers."""
 
+import dataclasses
 import json
 import os
 import random
@@ -8,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
+
+from robustbench_lite.attacks.contract import RunTerms
 
 # The same examples for everybody; in random order (`make test-hard`) new ones each time.
 settings.register_profile(
@@ -101,6 +104,18 @@ def small_net(classes=5, channels=2, seed=0):
     net[1].running_mean.normal_()
     net[1].running_var.uniform_(0.5, 2.0)
     return net
+
+
+def as_function(kind, stream):
+    """An attack as a function of its parameters and of the terms of a run, all by keyword."""
+    names = [field.name for field in dataclasses.fields(kind)]
+
+    def attack(model, x, y, **given):
+        parameters = {name: given.pop(name) for name in names if name in given}
+        terms = {"norm": "Linf", "eps": 0.0, "batch_size": max(1, len(x)), "stream": stream}
+        return kind(**parameters)(model, x, y, RunTerms(**terms | given))
+
+    return attack
 
 
 @pytest.fixture

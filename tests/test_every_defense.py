@@ -15,6 +15,7 @@ from robustbench_lite.evaluation import Settings, evaluate
 from robustbench_lite.model_source import resolve_model
 from robustbench_lite.models import build_model
 from robustbench_lite.recipe import load_recipe, recipe_files
+from robustbench_lite.recipe_expansion import expand
 from robustbench_lite.training import train
 from robustbench_lite.training_data import TrainingData
 
@@ -39,7 +40,7 @@ def on_digits(name, teacher):
         "validation.every": 1,
         "validation.steps": 2,
     }
-    text = recipe_files()[f"mnist_{name}"].read_text()
+    stands_in = expand(recipe_files()[f"mnist_{name}"]).origin.stands_in
     for key, value in {
         "imbalance.ratio": 4,
         "imbalance.largest": 80,
@@ -49,9 +50,7 @@ def on_digits(name, teacher):
         "defense.outliers.batch_size": 32,
         "defense.teachers": json.dumps([str(teacher)]),
     }.items():
-        section, _, last = key.rpartition(".")
-        body = text.partition(f"[{section}]")[2].partition("\n[")[0]
-        if f"\n{last} = " in body:
+        if key in stands_in:
             changes[key] = value
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
     return load_recipe(f"mnist_{name}", words)

@@ -28,6 +28,7 @@ from test_leaderboard_builder import (
     store_sealed,
 )
 
+from robustbench_lite.cli import main
 from robustbench_lite.core.flag_rules import FLAGS
 from robustbench_lite.leaderboard import ResultError, build_table, load_result, render
 from robustbench_lite.leaderboard.entries import ENTRY_FILE, VERIFICATION_FILE
@@ -291,7 +292,7 @@ def test_a_note_that_cannot_be_read_costs_its_row_the_rank_and_says_so(
     submitted(tmp_path / "entry", NOTES[case])
     store(tmp_path / "mine", simple("other", 30))
     with caplog.at_level(logging.WARNING):
-        table = build_table(load_readable([tmp_path])).set_index("name")
+        table = build_table(load_readable([tmp_path], load_result)).set_index("name")
     assert table.loc["mine", ["status", "flags"]].tolist() == ["flagged", "submitted"]
     assert table.loc["other", "status"] == "measured"
     (message,) = caplog.messages
@@ -342,21 +343,21 @@ def test_one_bad_result_costs_its_own_row(
     store(tmp_path / "good", simple("good", 30))
     bad = store(tmp_path / "bad", simple("bad", 30))
     DAMAGE[case](bad)
-    assert [result.name for result in load_readable([tmp_path])] == ["good"]
+    assert [result.name for result in load_readable([tmp_path], load_result)] == ["good"]
     (message,) = caplog.messages
     assert message.startswith(f"left out: {bad}")
     with pytest.raises(ResultError):
-        load_readable([tmp_path / "bad"])  # nothing there can be read
+        load_readable([tmp_path / "bad"], load_result)  # nothing there can be read
     with pytest.raises(ResultError):
-        load_readable([tmp_path / "good", bad])  # the user named it
+        load_readable([tmp_path / "good", bad], load_result)  # the user named it
 
 
 def test_where_nothing_can_be_read_the_error_says_how_many_there_are(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         store(tmp_path / name, simple(name, 3)).write_text("{")
     with pytest.raises(ResultError, match=r"a/result\.json: not JSON.*\(and 2 more\)"):
-        load_readable([tmp_path])
-    assert load_readable([]) == []
+        load_readable([tmp_path], load_result)
+    assert load_readable([], load_result) == []
 
 
 def test_the_better_evidence_of_equal_duplicates_is_kept(tmp_path: Path) -> None:
@@ -419,3 +420,23 @@ def test_outcomes_are_what_the_table_counts(tmp_path: Path) -> None:
     bits = np.arange(40) < 30
     result = load_result(store(tmp_path, content("a", first(40, 40), {"pgd20_ce": bits})))
     assert result.robust_accuracy.correct == 30
+
+
+def test_the_command_shows_what_can_be_read_and_names_what_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store(tmp_path / "good", simple("good", 30))
+    bad = store(tmp_path / "bad\x1b[2J", simple("bad", 30))
+    bad.write_text("{")
+    for format in ("terminal", "markdown", "csv", "latex", "json", "html"):
+        caplog.clear()
+        assert main(["leaderboard", str(tmp_path), "--format", format]) == 0
+        assert "good" in capsys.readouterr().out
+        (message,) = caplog.messages
+        assert message.startswith("left out: ")
+        assert "\x1b" not in message
+    for named in (bad, bad.parent):
+        assert main(["leaderboard", str(named)]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert "\x1b" not in err

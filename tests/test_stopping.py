@@ -65,11 +65,16 @@ def code_of(name):
 # -- before the command has begun ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["robustbench_lite.cli", "argparse", "robustbench_lite.attacks"])
+@pytest.mark.parametrize("module", ["robustbench_lite.cli", "argparse"])
 @pytest.mark.parametrize("name", SAYS)
 def test_a_stop_while_the_command_line_is_imported_is_one_line(tmp_path, module, name):
     stopped = rbl(["list", "attacks"], tmp_path, at=f"import {module}", by=name)
     assert stopped == (code_of(name), f"{SAYS[name]}\n")
+
+
+def test_ctrl_c_before_the_handler_is_there_waits_for_it(tmp_path):
+    stopped = rbl(["list", "attacks"], tmp_path, at="import signal", by="SIGINT")
+    assert stopped == (130, "rbl: interrupted\n")
 
 
 @pytest.mark.parametrize("module", ["numpy", "numpy._core.multiarray", "torch", "torch.nn"])

@@ -236,6 +236,14 @@ BAD_CODE = {
         CODE.replace("self.flat(x)", "self.flat(x) if len(x) > 1 else 1 / 0"),
         "ZeroDivisionError",
     ),
+    "ends the program on one image": (
+        CODE.replace("self.flat(x)", "self.flat(x) if len(x) > 1 else exit(0)"),
+        "SystemExit: 0",
+    ),
+    "fewer classes on one image": (
+        CODE.replace("self.flat(x))", "self.flat(x))[:, : 10 - (len(x) == 1)]"),
+        "9 classes",
+    ),
 }
 
 

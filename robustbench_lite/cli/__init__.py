@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.cli.parser import UsageError, build_parser
+from robustbench_lite.core.messages import OneLine, shortened
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others, stop_line
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         same_command_resumes(arguments.resumes)
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
         arguments.overrides = rest
-        logging.basicConfig(
-            level=logging.INFO if arguments.verbose else logging.WARNING,
-            format="rbl: %(message)s",
-        )
+        lines = logging.StreamHandler()
+        lines.setFormatter(OneLine("rbl: %(message)s"))
+        level = logging.INFO if arguments.verbose else logging.WARNING
+        logging.basicConfig(level=level, handlers=[lines])
         return int(arguments.run(arguments) or 0)
     except (InputError, ResultError, UsageError) as error:
         return _complain(" ".join(str(error).split()))
@@ -67,5 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print(f"rbl: error: {message}", file=sys.stderr)
+    error = sys.exception()
+    if error is not None and error.__cause__ is not None:
+        logger.info("what led to the error:", exc_info=error)
+    print(shortened(f"rbl: error: {message}"), file=sys.stderr)
     return 2

@@ -61,7 +61,8 @@ def _torch() -> dict[str, str]:
 
     devices = [device_name(torch.device(f"cuda:{i}")) for i in range(torch.cuda.device_count())]
     if torch.cuda.is_available():
-        cuda = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}: {', '.join(devices)}"
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        cuda = f"{torch.version.cuda}, cuDNN {cudnn}: {', '.join(devices)}"
     else:
         built = torch.version.cuda
         cuda = f"none found (torch was built for CUDA {built})" if built else "torch has no CUDA"

@@ -109,13 +109,15 @@ def _print_plan(
     import torch
 
     from robustbench_lite.attacks.search_network import search_network
+    from robustbench_lite.network_errors import passes_of
     from robustbench_lite.numerics import deterministic
     from robustbench_lite.plan import make_plan, render_plan
     from robustbench_lite.verifier import plain_numerics
 
     filled = settings.filled(device)
     x = data.subset(torch.arange(min(n, len(data), 100))).to(device).pixels(slice(0, 100))
-    with deterministic(threads=int(str(filled["threads"])), seed=0), plain_numerics():
+    numerics = deterministic(threads=int(str(filled["threads"])), seed=0)
+    with numerics, plain_numerics(), passes_of(source.model, "--plan"):
         network = search_network(
             source.model.to(device).eval(),
             precision=filled["precision"],  # type: ignore[arg-type]

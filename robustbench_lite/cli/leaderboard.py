@@ -13,6 +13,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.leaderboard import (
         build_table,
         load_readable,
+        load_result,
         render,
         render_page,
     )
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.storage import write_text
 
     reported = reported_rows(load_published(name) for name in dict.fromkeys(arguments.reported))
-    results = load_readable(arguments.results)
+    results = load_readable(arguments.results, load_result)
     if not results and not reported:
         raise InputError(f"{', '.join(arguments.results)}: no result.json there or below")
     if arguments.format == "html":

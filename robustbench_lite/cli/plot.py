@@ -40,18 +40,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import load_readable
+    from robustbench_lite.leaderboard import load_readable, load_result
     from robustbench_lite.leaderboard.curves import security_curve
 
-    results = load_readable(arguments.inputs)
+    results = load_readable(arguments.inputs, load_result)
     return lambda: security_curve(results)
 
 
 def _steps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import load_readable
+    from robustbench_lite.leaderboard import load_readable, load_result
     from robustbench_lite.leaderboard.curves import steps_curve
 
-    results = load_readable(arguments.inputs)
+    results = load_readable(arguments.inputs, load_result)
     return lambda: steps_curve(results)
 
 
@@ -119,8 +119,6 @@ def _attack(wanted: str | None, names: Sequence[str]) -> str:
 def _exhibits(ledger: Ledger, attack: str, data: Split, norm: str, n: int) -> list[Exhibit]:
     """The first n examples that the attack breaks."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from robustbench_lite.datasets import dataset_info
     from robustbench_lite.evidence import decompress
@@ -131,15 +129,8 @@ def _exhibits(ledger: Ledger, attack: str, data: Split, norm: str, n: int) -> li
     chunk = 0
     while len(exhibits) < n and ledger.has_part(attack, chunk):
         rows = ledger.read_part(attack, chunk)
-        file = ledger.evidence_path(attack, chunk)
         clean = data.pixels(torch.tensor(rows["example_id"].to_numpy()))
-        try:
-            stored = load_file(file)
-        except (OSError, SafetensorError):
-            raise InputError(
-                f"{file} cannot be read: the gallery needs the images of an evaluation with "
-                "--evidence float32 or int8"
-            ) from None
+        stored = ledger.read_evidence(attack, chunk)
         if "x_adv" in stored:
             places, images = torch.arange(len(rows)), stored["x_adv"]
         else:

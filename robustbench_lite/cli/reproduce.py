@@ -96,16 +96,17 @@ def _table(arguments: argparse.Namespace) -> str:
 def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
     from robustbench_lite.cli.progress import evaluation_bar, training_bar
     from robustbench_lite.leaderboard.reproduction_formats import render_reproductions
-    from robustbench_lite.stand_ins import StandIns, compare_stand_ins, orders
+    from robustbench_lite.stand_ins import StandIns, compare_stand_ins
 
     if not any(row.stand_in for row in rows):
         raise InputError(f"no row chosen of {table.id} has a stand-in: no small recipe of a method")
     runs = Path(arguments.runs) / "stand_in"
     stand_ins = StandIns(runs, _terms(arguments), evaluation_bar, training_bar)
+    found, seen = compare_stand_ins(table, rows, stand_ins)
     return render_reproductions(
         table,
-        compare_stand_ins(rows, stand_ins),
-        orders=orders(table, rows, stand_ins),
+        found,
+        orders=seen,
         stand_in=True,
         format=arguments.format,
     )
@@ -114,7 +115,7 @@ def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[
 def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
     from robustbench_lite.cli.progress import evaluation_bar
     from robustbench_lite.leaderboard.reproduction_formats import render_reproductions
-    from robustbench_lite.reproduction import assign, compare_row
+    from robustbench_lite.reproduction import assign, compare_rows
 
     terms = _terms(arguments)
     if arguments.train:
@@ -124,11 +125,7 @@ def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[R
     else:
         networks = assign(rows, [_loaded(written, rows) for written in arguments.checkpoint])
         rows = [row for row in rows if row.id in networks]
-    found = [
-        one
-        for row in rows
-        for one in compare_row(row, networks.get(row.id, []), terms, progress=evaluation_bar)
-    ]
+    found = compare_rows(rows, networks, terms, progress=evaluation_bar)
     return render_reproductions(table, found, format=arguments.format)
 
 

@@ -203,6 +203,7 @@ MEASURED = tuple(flag.name for flag in FLAGS if flag.name not in AFTER_ATTACKS)
 
 RANDOMISED = "randomised"
 BLACK_BOX_FLAG = "black_box_beats_white_box"
+AUTOATTACK = "autoattack"  # the one attack of ours whose last stage may be a black box
 # Attacks that use no gradient, by registered name.
 BLACK_BOX = frozenset(
     {
@@ -213,6 +214,12 @@ BLACK_BOX = frozenset(
         "torchattacks:Square",
         "torchattacks:VANILA",
     }
+)
+
+# Attacks that use gradients, by registered name. Of any other, such as one of a plugin, a stored
+# result does not say which kind it is.
+WHITE_BOX = frozenset(
+    {"fgsm", "pgd", "pgd_int", "cw_l2", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t"}
 )
 
 

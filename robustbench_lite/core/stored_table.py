@@ -32,7 +32,7 @@ def write_table(
         ValueError: for an empty cell or another type of column.
     """
     import pyarrow
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     schema = pyarrow.schema(list(columns.items()))
     table = pyarrow.Table.from_pandas(rows, schema=schema, preserve_index=False)
@@ -80,7 +80,7 @@ def table_digest(table: pyarrow.Table, facts: Mapping[str, str]) -> str:
         ValueError: for an empty cell or a type of column that has no bytes of its own.
     """
     import numpy as np
-    import pyarrow.types
+    import pyarrow.types  # type: ignore[import-untyped]
 
     digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name in table.column_names:

@@ -16,6 +16,7 @@ from robustbench_lite.errors import InputError
 from robustbench_lite.evaluation import Settings, evaluate
 from robustbench_lite.leaderboard.statistics import wilson_interval
 from robustbench_lite.model_source import LoadedModel
+from robustbench_lite.network_errors import passes_of
 from robustbench_lite.submission.findings import Finding, as_records, from_records
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, Manifest, read_manifest
@@ -105,10 +106,11 @@ def look(
     findings = [Finding("ok", f"network: {source.parameters:,} parameters, {source.hash[:19]}")]
     try:
         result = _quick_result(source, data, manifest, place, n=min(examples, manifest.examples))
+        with passes_of(source.model, "clean images"):
+            clean = _clean_claim(source, data, manifest, place)
     except InputError as error:
         return [*findings, Finding("error", str(error), "mend the network, then check again")]
-    findings += _flags(result)
-    findings.append(_clean_claim(source, data, manifest, place))
+    findings += [*_flags(result), clean]
     findings.append(_robust_claim(result, manifest))
     return findings
 

@@ -17,6 +17,7 @@ from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.records import Result
 from robustbench_lite.leaderboard.statistics import pack_labels
 from robustbench_lite.model_source import LoadedModel
+from robustbench_lite.network_errors import passes_of
 from robustbench_lite.numerics import deterministic
 from robustbench_lite.provenance import current_versions
 from robustbench_lite.storage import write_json
@@ -65,7 +66,7 @@ def verify_entry(
     """
     (entry / VERIFICATION_FILE).unlink(missing_ok=True)
     manifest = whole_manifest(submission)
-    findings, result = _check_files(entry, submission, manifest)
+    findings, result = check_files(entry, submission, manifest)
     if result is None:
         return findings
     data = load_split(manifest.dataset.name, "test", data_dir=place.data_dir, progress=True)
@@ -104,7 +105,7 @@ def job(request: dict[str, Any]) -> dict[str, object]:
     return {"findings": as_records(look(entry, submission, manifest, result, data, place, sample))}
 
 
-def _check_files(
+def check_files(
     entry: Path, submission: Path, manifest: Manifest
 ) -> tuple[list[Finding], Result | None]:
     """Do the files belong together, and does the result agree with itself?"""
@@ -173,7 +174,8 @@ def look(
         return findings
     findings = _claims(manifest, result)
     threads = place.threads or torch.get_num_threads()
-    with deterministic(threads=threads, seed=result.seed), plain_numerics():
+    numerics = deterministic(threads=threads, seed=result.seed)
+    with numerics, plain_numerics(), passes_of(source.model, "verification"):
         bench = Bench(source.model, manifest.protocol, result, data, place)
         findings += [bench.clean(), *bench.flags()]
         for spec in manifest.protocol.attacks:

@@ -9,11 +9,12 @@ first, until another has come: so each of two workers has work at the same time.
 """
 
 import os
-import signal
 import sys
 
 
 def stop():
+    import signal  # here: the first lines of a command run without it
+
     number = signal.Signals[os.environ["STOP_BY"]]
     who = os.environ.get("STOP_WHO", "self")
     if who == "group":
