@@ -20,7 +20,7 @@ SAYS = {
     "SIGTERM": "rbl: stopped by SIGTERM",
     "SIGHUP": "rbl: stopped by SIGHUP",
 }
-TIMEOUT = 300  # of a hang, not of a test
+TIMEOUT = 900  # of a hang, not of a test
 
 
 def run(command, folder, *, before=None, **stop):
