@@ -41,7 +41,8 @@ def with_checksum(data: Mapping[str, object]) -> str:
         raise ValueError("a checksum needs something to be a checksum of")
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     body = text.removesuffix("\n}")
-    digest = hashlib.sha256(body.encode()).hexdigest()
+    # What UTF-8 has no bytes for is refused, with its file, when the text is written.
+    digest = hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
     return f'{body},\n  "{CHECKSUM}": "sha256:{digest}"\n}}\n'
 
 
