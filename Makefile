@@ -37,10 +37,10 @@ install: $(DEV) ## the package, editable, with test and developer tools, in .ven
 # PYTEST_ARGS of your own choose the tests, slow ones among them.
 .PHONY: test
 test: $(DEV) ## the test suite but for slow tests; PYTEST_ARGS="tests/test_pgd.py -k box" for a part
-	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(PARALLEL) -m "not slow")
 ifeq ($(PYTEST_ARGS),)
-	@echo "make: the slow tests (kill -9 of whole runs, full disk) were left out: make test-slow runs them"
+	@echo "make: the slow tests (kill -9 of whole runs, full disk) are left out: make test-slow runs them"
 endif
+	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(PARALLEL) -m "not slow")
 
 .PHONY: test-slow
 test-slow: $(DEV) ## only the slow tests: killed runs, full disk
