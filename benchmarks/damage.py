@@ -35,7 +35,7 @@ from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.per_class import load_per_class
 from robustbench_lite.leaderboard.results import load_result
 from robustbench_lite.leaderboard.training_curves import load_run
-from robustbench_lite.ledger import Ledger, read_header
+from robustbench_lite.ledger import Ledger, open_ledger, read_header
 from robustbench_lite.model_source import resolve_model
 from robustbench_lite.recipe import load_recipe
 from robustbench_lite.run_folder import RunFolder
@@ -107,12 +107,13 @@ class Folders:
     def readers(self) -> dict[Path, Callable[[], object]]:
         """Each file, and how it is read: a function that returns what is seen of it."""
         run, result, root = self.root / "run", self.root / "result", self.root
-        ledger = Ledger(result, read_header(result))
+        header = read_header(result)
+        ledger = Ledger(result, header)
         found: dict[Path, Callable[[], object]] = {
             run / "recipe.json": lambda: self.run_folder().recipe,
             run / "state.safetensors": lambda: self.run_folder().load_state(CPU),
             run / "metrics.jsonl": lambda: load_run(run).curves,
-            result / "header.json": lambda: read_header(result),
+            result / "header.json": lambda: open_ledger(result, header, wishes={}).header,
             result / "checks.json": lambda: read_measured(ledger.checks_path, terms=ledger.terms),
             result / "result.json": lambda: without_hash(load_result(result)),
             result / "examples.parquet": lambda: load_per_class(result, num_classes=10).classes,

@@ -18,7 +18,7 @@ def describe_difference(
                 found.append(inner)
         elif old != new:
             found.append(f"{prefix}{key}: {_short(old)} there, {_short(new)} now")
-    return "; ".join(found)
+    return "; ".join(sorted(found, key=len))  # the shortest first: a message may be cut
 
 
 def first_line(error: BaseException) -> str:

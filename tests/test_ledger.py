@@ -94,7 +94,7 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
     begun(tmp_path / "r")
     other = Header({"model": {"hash": "sha256:b"}, "seed": 1}, *list(vars(HEADER).values())[1:])
     with pytest.raises(
-        LedgerMismatchError, match="model.hash: sha256:a there, sha256:b now; seed: 0 there, 1 now"
+        LedgerMismatchError, match="seed: 0 there, 1 now; model.hash: sha256:a there, sha256:b now"
     ):
         open_ledger(tmp_path / "r", other, wishes={})
 
