@@ -114,14 +114,17 @@ def evaluate(
         For each correct example the attacks' own passes, plus one forward per attack.
     """
     n = len(data) if n is None else n
-    if not 1 <= n <= len(data):
-        raise InputError(f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take")
-    check_seed(seed)
-    protocol.threat.check_diameter(data.images[0].numel())
-    for spec in protocol.attacks:
-        spec.check(protocol.threat, num_classes=data.num_classes)
-    header = evaluation_header(source, data, protocol, n, seed, settings, device)
     workers = workers.next_round()
+    with workers.first_alone("checking terms"):  # what is wrong for all is said once
+        if not 1 <= n <= len(data):
+            raise InputError(
+                f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take"
+            )
+        check_seed(seed)
+        protocol.threat.check_diameter(data.images[0].numel())
+        for spec in protocol.attacks:
+            spec.check(protocol.threat, num_classes=data.num_classes)
+    header = evaluation_header(source, data, protocol, n, seed, settings, device)
     with alone_in(out) if workers.first else nullcontext():
         # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks.
         with workers.first_alone("opening"):

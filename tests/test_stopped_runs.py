@@ -44,7 +44,7 @@ def test_a_stopped_evaluation_keeps_its_parts_and_resumes(checkpoint, whole, tmp
     assert files(tmp_path / "r") == files(whole)
 
 
-@pytest.mark.parametrize("at", ["fsync 2", "fsync 7", "replace state.pt 2"])
+@pytest.mark.parametrize("at", ["fsync 2", "fsync 7", "replace state.safetensors 2"])
 def test_a_stopped_training_leaves_nothing_half_done_and_resumes(tmp_path, at):
     stopped = rbl(TRAIN, tmp_path, at=at, by="SIGTERM")
     assert stopped == (143, f"{SAYS['SIGTERM']}; {RESUME}\n")
