@@ -55,7 +55,9 @@ def rbl(arguments, folder, **stop):
 def left_in(folder):
     """Names of temporary files and folders anywhere below."""
     found = [path for path in folder.rglob("*") if ".tmp" in path.name]
-    return [str(path) for path in [*found, *(folder / "tmp").iterdir()]]
+    found += (folder / "tmp").iterdir()
+    # A cache that torch may make for itself, in every program that imports it; it is meant to stay.
+    return [str(path) for path in found if not path.name.startswith("torchinductor_")]
 
 
 def code_of(name):
