@@ -243,8 +243,11 @@ def _recipe(data: Mapping[str, Any], origin: Origin) -> Recipe:
             raise InputError(f"recipe {origin.of(f'{section}.name')}: {error}") from None
     types = {section: types[section] for section in SECTIONS}
     _check_keys(data, types, origin)
-    recipe = Recipe(name, names, **_typed(data, types, origin))
-    check_values(recipe, origin)
+    try:
+        recipe = Recipe(name, names, **_typed(data, types, origin))
+        check_values(recipe, origin)
+    except OverflowError as error:  # TOML's integers have no largest, floats have
+        raise InputError(f"recipe {name}: a number in it is too large ({error})") from None
     return recipe
 
 

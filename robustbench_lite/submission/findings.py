@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from robustbench_lite.core.messages import LONGEST, shortened
 from robustbench_lite.core.plain_text import plain
 from robustbench_lite.errors import InputError
 
@@ -28,9 +29,10 @@ class Finding:
     fix: str = ""
 
     def line(self) -> str:
-        """As printed: `error    what: fix`."""
+        """As printed: `error    what: fix`, shortened as every line."""
+        level = f"{self.level:8} "
         text = f"{self.what}: {self.fix}" if self.fix else self.what
-        return f"{self.level:8} {plain(' '.join(text.split()))}"
+        return level + shortened(plain(text), LONGEST - len(level))
 
 
 def verdict(findings: Sequence[Finding]) -> str:
