@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from submission_cases import edit, from_checkpoint
 
 from robustbench_lite.attacks.protocol import protocol_files
@@ -48,6 +49,7 @@ summary = "A protocol whose results sort before the others"
 """
 
 
+@pytest.mark.slow
 def test_every_command(tmp_path, checkpoint, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("table.toml").write_text(TABLE)

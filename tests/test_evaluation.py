@@ -155,7 +155,7 @@ def test_damaged_parts_and_checks_are_made_anew_with_the_same_bytes(
     source, digits, tmp_path, caplog
 ):
     folder = tmp_path / "r"
-    run(source, digits, folder, evidence="int8")
+    run(source, digits, folder, n=12, evidence="int8")
     files = {
         path: path.read_bytes()
         for path in folder.rglob("*")
@@ -166,7 +166,7 @@ def test_damaged_parts_and_checks_are_made_anew_with_the_same_bytes(
             continue
         caplog.clear()
         path.write_bytes(content[: len(content) // 2])
-        run(source, digits, folder, evidence="int8")
+        run(source, digits, folder, n=12, evidence="int8")
         assert {path: path.read_bytes() for path in files} == files
         if path.name not in ("result.json", "examples.parquet"):
             assert caplog.text.count("computed again") == 1

@@ -121,13 +121,10 @@ def test_radii(eps):
         refused(error, "eps", eps)
 
 
-SLOW = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in ("mnist_srat", "mnist_lbgat_alp", "mnist_aloe", "mnist_mail_mart")
-]
-RECIPES = ["digits_trades", *SLOW]
+RECIPES = ("digits_trades", "mnist_srat", "mnist_lbgat_alp", "mnist_aloe", "mnist_mail_mart")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes(tmp_path, name):
     path = tmp_path / "r.toml"
