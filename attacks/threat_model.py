@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
 
 from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.messages import shortened
 
 Norm = Literal["Linf", "L2", "L1"]
+_SHORT_NUMBER = re.compile(r"[-+]?[0-9_./]{1,40}([eE][-+]?[0-9]{1,3})?", re.ASCII)
 _LARGEST = 10**6  # no image has a diameter like that
 NORMS: tuple[str, ...] = get_args(Norm)
 
@@ -25,17 +28,26 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
     Raises:
         InputError: for what is no number, or is negative.
     """
+    if isinstance(text, str) and not _SHORT_NUMBER.fullmatch(text.strip()):
+        raise _no_number(text)  # `Fraction("1e999999999")` would take minutes
     try:
         eps = Fraction(repr(text) if isinstance(text, float) else text)
-    except (ValueError, ZeroDivisionError, TypeError):
-        raise InputError(
-            f"eps={text!r} is no number: write a fraction such as 8/255 or a decimal such as 0.031"
-        ) from None
+    except (ValueError, ZeroDivisionError, TypeError, OverflowError):
+        raise _no_number(text) from None
     if eps > _LARGEST:
-        raise InputError(f"eps={text} is larger than any image: inputs are in [0, 1]")
+        shown = shortened(str(text), 80)
+        raise InputError(f"eps={shown} is larger than any image: inputs are in [0, 1]")
     if eps < 0:
-        raise InputError(f"eps={text} is negative: a radius is at least 0")
+        shown = shortened(str(text), 80)
+        raise InputError(f"eps={shown} is negative: a radius is at least 0")
     return eps
+
+
+def _no_number(text: object) -> InputError:
+    return InputError(
+        f"eps={shortened(repr(text), 80)} is no number: write a fraction such as 8/255 or a "
+        "decimal such as 0.031"
+    )
 
 
 def format_eps(eps: Fraction) -> str:

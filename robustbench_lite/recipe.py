@@ -218,8 +218,11 @@ def recipe_from_dict(data: Mapping[str, Any], *, origin: str) -> Recipe:
         types[section] = registry.load(names[section])  # raises for an unknown name
     types = {section: types[section] for section in SECTIONS}
     _check_keys(data, types, origin)
-    recipe = Recipe(name, names, **_typed(data, types, origin))
-    _check_values(recipe, origin)
+    try:
+        recipe = Recipe(name, names, **_typed(data, types, origin))
+        _check_values(recipe, origin)
+    except OverflowError as error:  # TOML's integers have no largest, floats have
+        raise InputError(f"recipe {origin}: a number in it is too large ({error})") from None
     return recipe
 
 

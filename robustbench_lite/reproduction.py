@@ -100,7 +100,9 @@ def origin_of(row: Row, source: LoadedModel, terms: Terms) -> Origin:
         "retrained",
         seed=seed,
         selection=card.selection,
-        difference=describe_difference(_without_seed(wanted), _without_seed(card.recipe)),
+        difference=describe_difference(
+            _without_seed(wanted), _without_seed(card.recipe), most=None
+        ),
         canonical=_trained_on_original(card, terms.data_dir),
     )
 

@@ -70,7 +70,9 @@ def outliers_of_folder(folder: Path, like: Split, *, count: int, seed: int) -> T
         raise InputError(f"outlier source 'folder:{folder}' is not a folder")
     shards = sorted(folder.rglob("*.parquet"))
     mine = [path for path in shards if not path.name.startswith(_OTHER_SPLITS[like.split])]
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
+    )
     if not (mine if shards else files):
         what = f"Parquet shards for {like.split}" if shards else "Parquet, PNG or JPEG files"
         raise InputError(f"outlier source 'folder:{folder}' holds no {what}")
@@ -107,6 +109,8 @@ def fitted(images: Tensor, like: Split) -> Tensor:
 
 def _drawn(n: int, count: int, seed: int, source: str) -> Tensor:
     """`count` of `n` rows, all for 0, in random order: int64 (count,)."""
+    if n == 0:
+        raise InputError(f"{source} holds no images")
     if count > n:
         raise InputError(f"outliers.count={count}, but {source} has {n} images")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -149,16 +153,18 @@ def _rows(path: Path, rows: Sequence[int]) -> list[bytes | None]:
     import pyarrow.compute as pc  # type: ignore[import-untyped]
     import pyarrow.parquet as pq
 
+    from robustbench_lite.datasets.parquet import check_image_column
+
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             name = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
-            kind = schema.field(name).type if name else None
-            if kind is None or not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+            if name is None:
                 raise InputError(
                     f"{path} has columns {', '.join(schema.names)}; outliers need one called "
                     f"{' or '.join(_IMAGE_COLUMNS)}, a struct whose field `bytes` holds images"
                 )
+            check_image_column(schema, name, path)
             column = file.read(columns=[name])[name]
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error

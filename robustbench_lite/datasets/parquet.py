@@ -121,15 +121,42 @@ def _columns(schema: Any, path: Path, info: DatasetInfo) -> tuple[str, str]:
             f"{path} has columns {', '.join(names)}; {info.name} needs an image column "
             f"({' or '.join(_IMAGE_COLUMNS)}) and a label column ({' or '.join(label_columns)})"
         )
-    image_type, label_type = schema.field(image).type, schema.field(label).type
-    if not pa.types.is_struct(image_type) or image_type.get_field_index("bytes") < 0:
-        raise InputError(
-            f"{path}: column {image} is {image_type}, expected a struct with a field `bytes` "
-            "that holds encoded images"
-        )
+    check_image_column(schema, image, path)
+    if names.count(label) > 1:
+        raise InputError(f"{path} has {names.count(label)} columns called {label}; one is needed")
+    label_type = schema.field(label).type
     if not pa.types.is_integer(label_type):
         raise InputError(f"{path}: column {label} is {label_type}, expected integers")
     return image, label
+
+
+def check_image_column(schema: Any, name: str, path: Path) -> None:
+    """Refuse a column that cannot hold encoded images.
+
+    Args:
+        schema: Arrow schema of the file.
+        name: of a column that is there.
+        path: of the file, for the message.
+
+    Raises:
+        InputError: for two columns of that name, or another type than a struct whose field `bytes`
+            holds bytes.
+    """
+    if schema.names.count(name) > 1:
+        raise InputError(f"{path} has {schema.names.count(name)} columns called {name}")
+    kind = schema.field(name).type
+    field = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    if field < 0 or not _holds_bytes(kind.field(field).type):
+        raise InputError(
+            f"{path}: column {name} is {kind}, expected a struct with a field `bytes` of bytes "
+            "that are encoded images"
+        )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether values of an Arrow type are bytes, or all missing."""
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in (*tests, pa.types.is_null))
 
 
 def _renumbering(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from robustbench_lite.core.messages import LONGEST, shortened
 from robustbench_lite.errors import InputError
 
 Level = Literal["error", "warning", "ok"]
@@ -27,9 +28,10 @@ class Finding:
     fix: str = ""
 
     def line(self) -> str:
-        """As printed: `error    what: fix`."""
+        """As printed: `error    what: fix`, shortened as every line."""
+        level = f"{self.level:8} "
         text = f"{self.what}: {self.fix}" if self.fix else self.what
-        return f"{self.level:8} {' '.join(text.split())}"
+        return level + shortened(text, LONGEST - len(level))
 
 
 def verdict(findings: Sequence[Finding]) -> str:
