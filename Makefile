@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+HARD_ARGS ?=
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -32,9 +34,21 @@ demo: $(BASE) ## install, then train, attack and rank three networks: minutes, n
 .PHONY: install
 install: $(DEV) ## the package, editable, with test and developer tools, in .venv
 
+# PYTEST_ARGS of your own choose the tests, slow ones among them.
 .PHONY: test
-test: $(DEV) ## the test suite; PYTEST_ARGS="tests/test_pgd.py -k box" for a part
-	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),--numprocesses auto --maxprocesses 4 --dist worksteal)
+test: $(DEV) ## the test suite but for slow tests; PYTEST_ARGS="tests/test_pgd.py -k box" for a part
+ifeq ($(PYTEST_ARGS),)
+	@echo "make: the slow tests (kill -9 of whole runs, full disk) are left out: make test-slow runs them"
+endif
+	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(PARALLEL) -m "not slow")
+
+.PHONY: test-slow
+test-slow: $(DEV) ## only the slow tests: killed runs, full disk
+	$(BIN)/python -m pytest -m slow $(or $(PYTEST_ARGS),$(PARALLEL))
+
+.PHONY: test-hard
+test-hard: $(DEV) ## all tests on other vector units, threads, orders and a busy machine: about an hour
+	$(BIN)/python benchmarks/hard_suite.py $(HARD_ARGS)
 
 .PHONY: gpu-test
 gpu-test: $(DEV) ## only the tests that need a CUDA device

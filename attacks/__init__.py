@@ -1,1 +1,1 @@
-"""Attacks: pure functions `(model, x, y, *, ...) -> x_adv`, and the protocols made of them."""
+"""Attacks, each a contract (`attacks/contract.py`), and the protocols made of them."""

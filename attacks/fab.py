@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share, Within
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.gradients import loss_and_gradient
@@ -16,7 +17,7 @@ from robustbench_lite.attacks.hyperplane_projections import smallest_moves
 from robustbench_lite.attacks.projections import l1_norm, l2_norm, linf_norm, per_example
 from robustbench_lite.attacks.random_numbers import normal, uniform
 from robustbench_lite.attacks.slots import Rows, attack_in_slots
-from robustbench_lite.attacks.threat_model import NORMS, Norm
+from robustbench_lite.attacks.threat_model import Norm
 
 _NORM_OF: dict[Norm, Callable[[Tensor], Tensor]] = {"Linf": linf_norm, "L2": l2_norm, "L1": l1_norm}
 _DUAL_OF: dict[Norm, Callable[[Tensor], Tensor]] = {"Linf": l1_norm, "L2": l2_norm, "L1": linf_norm}
@@ -25,25 +26,8 @@ _SHORTEST = 1e-8  # moves count as at least this long in the mix, as in the auth
 _MOST_RUNS = 2**12  # what the random counter can tell apart
 
 
-def fab(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    steps: int,
-    restarts: int,
-    alpha_max: float,
-    eta: float,
-    beta: float,
-    ids: Tensor,
-    seed: int,
-    batch_size: int,
-    passes: int = 1,
-    stream: str = "fab",
-    network: nn.Module | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class Fab(Attack):
     """FAB (Croce and Hein 2020, arXiv:1907.02044, Algorithm 1), untargeted.
 
     Each step linearises all K - 1 logit differences, projects the iterate and the clean image onto
@@ -54,150 +38,80 @@ def fab(
     authors look at the norm after the last step, here the example leaves at the first candidate
     inside the ball: the verdict is the same.
 
+    A call returns images inside ball and box; an example that is not broken comes back clean.
+
     Args:
-        model: maps (B, C, H, W) in [0, 1] to logits (B, K); it alone says what is broken.
-        x: clean images (N, C, H, W) in [0, 1].
-        y: labels (N,), int64.
-        norm: `"Linf"`, `"L2"` or `"L1"`.
-        eps: radius, in [0, 1] units.
         steps: steps per run; 100 in AutoAttack.
-        restarts: runs per example, at least 1: the first from the clean image, the others from
-            random points at distance `eps` / 2.
+        restarts: runs per example (per target), at least 1: the first from the clean image, the
+            others from random points at distance `eps` / 2.
         alpha_max: largest share of the clean image's projection in the mix; 0.1 in AutoAttack.
         eta: overshoot of the projections, at least 1; 1.05 in AutoAttack.
         beta: how far from the clean image a misclassified iterate stays; 0.9 in AutoAttack.
-        ids: example ids (N,), int64: with the seed they fix every draw.
-        seed: any integer.
-        batch_size: examples attacked at once.
-        passes: forward passes per prediction; above 1 more than half of them must be wrong.
-        stream: name of the random stream, so that two attacks on one example draw apart.
-        network: the one searched on when it is another than `model`.
-
-    Returns:
-        x_adv (N, C, H, W), inside ball and box; an example that is not broken comes back clean.
-
-    Raises:
-        InputError: for parameters out of range, or when a logit or gradient is not finite.
-
-    Cost:
-        2 forwards and K - 1 backwards per step of an example that survives; one forward for the
-        clean output and one to confirm a success.
-    """
-    rules = FabRules(norm, eps, steps, None, restarts, alpha_max, eta, beta)
-    search = FabSearch(network or model, x, rules, seed=seed, stream=stream)
-    return attack_in_slots(
-        search, model, x, y, ids=ids, slots=batch_size, passes=passes, network=network
-    )
-
-
-def fab_t(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    steps: int,
-    targets: int,
-    restarts: int,
-    alpha_max: float,
-    eta: float,
-    beta: float,
-    ids: Tensor,
-    seed: int,
-    batch_size: int,
-    passes: int = 1,
-    stream: str = "fab_t",
-    network: nn.Module | None = None,
-) -> Tensor:
-    """Targeted FAB (FAB-T; Croce and Hein 2020, arXiv:2003.01690, Sec. 5).
-
-    As `fab`, but a run looks at the boundary to one class only, so that a step costs one backward
-    however many classes there are. A candidate counts whatever class it is taken for.
-
-    Args:
-        model, x, y, norm, eps, steps, alpha_max, eta, beta: see `fab`.
-        targets: classes, the likeliest wrong ones on the clean image first; at most K - 1 are used.
-            9 in AutoAttack.
-        restarts: runs per target, at least 1; see `fab`.
-        ids, seed, batch_size, passes, stream, network: see `fab`.
-
-    Returns:
-        x_adv (N, C, H, W), inside ball and box; an example that is not broken comes back clean.
-
-    Raises:
-        InputError: for parameters out of range, or when a logit or gradient is not finite.
-
-    Cost:
-        2 forwards and 1 backward per step and run of an example that survives; one forward for
-        the clean output and one to confirm a success.
-    """
-    rules = FabRules(norm, eps, steps, targets, restarts, alpha_max, eta, beta)
-    search = FabSearch(network or model, x, rules, seed=seed, stream=stream)
-    return attack_in_slots(
-        search, model, x, y, ids=ids, slots=batch_size, passes=passes, network=network
-    )
-
-
-def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
-    """Raise InputError when a protocol's parameters make no FAB attack."""
-    del num_classes
-
-    def count(name: str) -> int:
-        if not isinstance(value := params[name], int):
-            raise InputError(f"{name}={value!r} must be an integer")
-        return value
-
-    def rate(name: str) -> float:
-        if not isinstance(value := params[name], int | float):
-            raise InputError(f"{name}={value!r} must be a number")
-        return float(value)
-
-    FabRules(
-        cast("Norm", params["norm"]),
-        0.0,
-        steps=count("steps"),
-        targets=count("targets") if attack == "fab_t" else None,
-        restarts=count("restarts"),
-        alpha_max=rate("alpha_max"),
-        eta=rate("eta"),
-        beta=rate("beta"),
-    )
-
-
-@dataclass(frozen=True)
-class FabRules:
-    """Parameters of a FAB attack; see `fab` and `fab_t`. `targets` is None in the untargeted one.
-
-    Raises:
-        InputError: for a value out of range.
     """
 
-    norm: Norm
-    eps: float
-    steps: int
-    targets: int | None
-    restarts: int
-    alpha_max: float
-    eta: float
-    beta: float
+    searches_elsewhere = True
+    batches_itself = True
+
+    steps: Count
+    restarts: Count
+    alpha_max: Share
+    eta: Annotated[float, Within(1.0)]
+    beta: Share
+
+    @property
+    def n_targets(self) -> int:
+        """Wrong classes to try; 0 in the untargeted attack."""
+        return 0
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise InputError(f"norm={self.norm!r} is unknown; available: {', '.join(NORMS)}")
-        for name, least in (("steps", 1), ("targets", 1), ("restarts", 1), ("eta", 1.0)):
-            if (value := getattr(self, name)) is not None and not value >= least:
-                raise InputError(f"{name}={value} must be at least {least}")
-        for name in ("alpha_max", "beta"):
-            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
-                raise InputError(f"{name}={value} is a share: must be in [0, 1]")
+        super().__post_init__()
         if self.runs > _MOST_RUNS:
             raise InputError(f"{self.runs} runs (targets times restarts): at most {_MOST_RUNS}")
 
     @property
     def runs(self) -> int:
         """Runs per example, where there are enough classes."""
-        return (self.targets or 1) * self.restarts
+        return (self.n_targets or 1) * self.restarts
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
+        search = FabSearch(terms.searched(model), x, self, terms)
+        return attack_in_slots(
+            search,
+            model,
+            x,
+            y,
+            ids=terms.ids,
+            slots=terms.batch_size,
+            passes=terms.passes,
+            network=terms.network,
+        )
+
+    def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
+        step = Cost(2, num_classes - 1)
+        return step * (self.steps * self.restarts) + Cost(passes, 0)
+
+
+@dataclass(frozen=True)
+class FabT(Fab):
+    """Targeted FAB (FAB-T; Croce and Hein 2020, arXiv:2003.01690, Sec. 5).
+
+    As `Fab`, but a run looks at the boundary to one class only, so that a step costs one backward
+    however many classes there are. A candidate counts whatever class it is taken for.
+
+    Args:
+        targets: classes, the likeliest wrong ones on the clean image first; at most K - 1 are used.
+            9 in AutoAttack.
+    """
+
+    targets: Count
+
+    @property
+    def n_targets(self) -> int:
+        return self.targets
+
+    def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
+        runs = min(self.targets, num_classes - 1) * self.restarts
+        return Cost(2, 1) * (self.steps * runs) + Cost(passes, 0)
 
 
 class FabSearch:
@@ -208,18 +122,15 @@ class FabSearch:
     Args:
         network: the one to search on.
         x: any images of the device to come.
-        rules: norm, radius and the attack's own parameters.
-        seed, stream: see `fab`.
+        rules: the attack's parameters.
+        terms: norm, radius, seed and stream.
     """
 
-    def __init__(
-        self, network: nn.Module, x: Tensor, rules: FabRules, *, seed: int, stream: str
-    ) -> None:
+    def __init__(self, network: nn.Module, x: Tensor, rules: Fab, terms: RunTerms) -> None:
         self.runs = rules.runs
         self.finite = FiniteCheck(x.device)
-        self._network, self._rules = network, rules
-        self._length = _NORM_OF[rules.norm]
-        self._seed, self._stream = seed, stream
+        self._network, self._rules, self._terms = network, rules, terms
+        self._length = _NORM_OF[terms.norm]
         self._advances = 0
 
     def begin(self, rows: Rows) -> Rows:
@@ -233,9 +144,9 @@ class FabSearch:
             "claim": torch.zeros_like(y, dtype=torch.bool),
             "left": torch.full_like(y, self._rules.steps),
         }
-        if self._rules.targets is not None:
+        if self._rules.n_targets:
             classes = rows["logits"].shape[1]
-            self.runs = min(self._rules.targets, classes - 1) * self._rules.restarts
+            self.runs = min(self._rules.n_targets, classes - 1) * self._rules.restarts
             ranked = rows["logits"].scatter(1, y[:, None], torch.inf).argsort(dim=1)
             rank = classes - 2 - rows["run"] // self._rules.restarts  # the label is last
             state["target"] = ranked.gather(1, rank[:, None])[:, 0]
@@ -258,7 +169,7 @@ class FabSearch:
             state["best"] = torch.where(better, size, state["best"])
             kept = torch.where(wrong, self._rules.beta, 1.0).to(at)
             state["at"] = torch.lerp(x, at, per_example(kept, at))
-            state["claim"] = state["best"] <= self._rules.eps
+            state["claim"] = state["best"] <= self._terms.eps
             state["left"] = state["left"] - going.long()
             watched = lead + gradient.flatten(1).sum(dim=1) + logits.sum(dim=1, dtype=lead.dtype)
             seen.append(watched)
@@ -276,26 +187,26 @@ class FabSearch:
         x = rows["x"]
         if self._rules.restarts == 1:
             return x.clone()
-        draw = uniform if self._rules.norm == "Linf" else normal
+        draw = uniform if self._terms.norm == "Linf" else normal
         noise = draw(
             x.shape,
             ids=rows["ids"],
-            seed=self._seed,
-            stream=self._stream,
+            seed=self._terms.seed,
+            stream=self._terms.stream,
             restart=rows["run"],
             step=0,
         ).to(x)
-        if self._rules.norm == "Linf":
+        if self._terms.norm == "Linf":
             noise = 2.0 * noise - 1.0
         drawn = (rows["run"] % self._rules.restarts > 0).to(x)
-        factor = 0.5 * self._rules.eps * drawn / self._length(noise)
+        factor = 0.5 * self._terms.eps * drawn / self._length(noise)
         return (x + noise * per_example(factor, x)).clamp_(0.0, 1.0)
 
     def _linearise(self, state: Rows) -> tuple[Tensor, Tensor]:
         """Lead (B,) of another class over the label, z_k - z_y, and its gradient (B, C, H, W)."""
         own = state["y"][:, None]
-        if self._rules.targets is None:
-            return nearest_boundary(self._network, state["at"], state["y"], norm=self._rules.norm)
+        if not self._rules.n_targets:
+            return nearest_boundary(self._network, state["at"], state["y"], norm=self._terms.norm)
         other = state["target"][:, None]
 
         def lead(logits: Tensor) -> Tensor:
@@ -310,7 +221,7 @@ class FabSearch:
         w = gradient.flatten(1)
         lead_of_clean = lead + ((points[1] - points[0]) * w).sum(dim=1)
         leads = torch.stack([lead, lead_of_clean])  # (2, B), of the linearised network
-        moves, lengths = smallest_moves(points, w, -leads, norm=self._rules.norm)
+        moves, lengths = smallest_moves(points, w, -leads, norm=self._terms.norm)
         lengths = lengths.clamp_min(_SHORTEST)
         alpha = (lengths[0] / lengths.sum(dim=0)).clamp_max(self._rules.alpha_max)[:, None]
         ends = points.add_(moves, alpha=self._rules.eta)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from robustbench_lite.attacks.threat_model import Norm
 
-_NEWTON_STEPS = 20  # 2 to 4 on images, 15 at the worst where the box all but forbids the rise
+_NEWTON_STEPS = 20  # 2 to 4 on images, at most 18 (float32: 16) for 0.9999 of the largest rise
 _NO_WEIGHT = 1e-8  # the authors' code leaves values of less weight where they are (L2, L1)
 
 

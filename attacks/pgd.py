@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Within
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import attack_loss, check_loss
@@ -21,7 +22,7 @@ from robustbench_lite.attacks.projections import (
     steepest_ascent,
 )
 from robustbench_lite.attacks.random_numbers import normal, uniform
-from robustbench_lite.attacks.threat_model import Norm
+from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 
 Start = Literal["uniform", "gaussian", "none"]
 Keep = Literal["last", "first_success", "best_loss"]
@@ -191,16 +192,54 @@ def _start(
     return (x + noise).clamp(0.0, 1.0)
 
 
-def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
-    """Raise InputError when a protocol's parameters make no PGD on `num_classes` classes."""
-    steps, restarts = params["steps"], params["restarts"]
-    if not (isinstance(steps, int) and isinstance(restarts, int)):
-        raise InputError(f"steps={steps!r} and restarts={restarts!r} must be integers")
-    start, keep = str(params["start"]), str(params["keep"])
-    _check(norm=str(params["norm"]), steps=steps, restarts=restarts, start=start, keep=keep)
-    check_loss(str(params["loss"]), params.get("kappa"))
-    if params["loss"] == "dlr" and num_classes < 3:
-        raise InputError(f"the DLR loss needs at least 3 classes, the data has {num_classes}")
+@dataclass(frozen=True)
+class Pgd(Attack):
+    """`pgd` as an attack of a protocol; see there for every parameter."""
+
+    norms = ("Linf", "L2")
+    searches_elsewhere = True
+
+    loss: str
+    alpha: float
+    steps: Annotated[int, Within(0)]
+    restarts: Count
+    start: Start
+    keep: Keep
+    kappa: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_loss(self.loss, self.kappa)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
+        return pgd(
+            terms.searched(model),
+            x,
+            y,
+            norm=terms.norm,
+            eps=terms.eps,
+            loss=self.loss,
+            alpha=self.alpha,
+            steps=self.steps,
+            restarts=self.restarts,
+            start=self.start,
+            keep=self.keep,
+            kappa=self.kappa,
+            ids=terms.ids,
+            seed=terms.seed,
+            stream=terms.stream,
+        )
+
+    def check(self, threat: ThreatModel, num_classes: int | None = None) -> None:
+        super().check(threat)
+        if self.loss == "dlr" and num_classes is not None and num_classes < 3:
+            raise InputError(f"the DLR loss needs at least 3 classes, the data has {num_classes}")
+
+    def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
+        scored = self.keep != "last" or self.restarts > 1  # the last iterate gets a pass too
+        clean = self.loss == "kl"
+        steps = self.steps * self.restarts
+        return Cost(steps + scored * self.restarts + clean, steps)
 
 
 def _check(*, norm: str, steps: int, restarts: int, start: str, keep: str) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.contract import Attack, Cost, RunTerms, Within
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import attack_loss
 from robustbench_lite.attacks.model_state import BnMode, attacked
 from robustbench_lite.attacks.random_numbers import uniform
-from robustbench_lite.attacks.threat_model import Norm
+from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 
 Rounding = Literal["round", "truncate"]
 GridStart = Literal["uniform", "none"]
-_LOSSES = ("ce", "oe", "to_uniform", "to_one_hot")
+GridLoss = Literal["ce", "oe", "to_uniform", "to_one_hot"]
 _LEVELS = 255  # steps of an 8-bit pixel from 0 to 1
 
 
@@ -127,27 +128,54 @@ def whole_levels(name: str, value: float) -> int:
     return round(levels)
 
 
-def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
-    """Raise InputError when a protocol's parameters make no attack of this kind."""
-    del attack, num_classes
-    steps = params["steps"]
-    if not isinstance(steps, int):
-        raise InputError(f"steps={steps!r} must be an integer")
-    words = {key: str(params[key]) for key in ("norm", "loss", "rounding", "start")}
-    _check(steps=steps, **words)
-    for name in ("eps", "alpha"):
-        value = params[name]
-        if not isinstance(value, int | float):
-            raise InputError(f"{name}={value!r} must be a number")
-        whole_levels(name, value)
+@dataclass(frozen=True)
+class PgdInt(Attack):
+    """`pgd_int` as an attack of a protocol; see there for every parameter."""
+
+    norms = ("Linf",)
+    searches_elsewhere = True
+
+    loss: GridLoss
+    alpha: float
+    steps: Annotated[int, Within(0)]
+    rounding: Rounding
+    start: GridStart
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_levels("alpha", self.alpha)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
+        return pgd_int(
+            terms.searched(model),
+            x,
+            y,
+            eps=terms.eps,
+            alpha=self.alpha,
+            steps=self.steps,
+            loss=self.loss,
+            rounding=self.rounding,
+            start=self.start,
+            ids=terms.ids,
+            seed=terms.seed,
+            norm=terms.norm,
+            stream=terms.stream,
+        )
+
+    def check(self, threat: ThreatModel, num_classes: int | None = None) -> None:
+        super().check(threat)
+        whole_levels("eps", float(threat.eps))
+
+    def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
+        return Cost(self.steps, self.steps)
 
 
 def _check(*, norm: str, steps: int, loss: str, rounding: str, start: str) -> None:
     for what, value, allowed in (
         ("norm", norm, ("Linf",)),
-        ("loss", loss, _LOSSES),
-        ("rounding", rounding, ("round", "truncate")),
-        ("start", start, ("uniform", "none")),
+        ("loss", loss, get_args(GridLoss)),
+        ("rounding", rounding, get_args(Rounding)),
+        ("start", start, get_args(GridStart)),
     ):
         if value not in allowed:
             raise InputError(f"{what}={value!r} is unknown here; available: {', '.join(allowed)}")

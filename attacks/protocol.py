@@ -1,4 +1,7 @@
-"""Protocols: a threat model and an ordered list of attacks, with a version. Imports no torch."""
+"""Protocols: a threat model and an ordered list of attacks, with a version.
+
+Imports no torch; reading a protocol does, since its attacks check their parameters then.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from robustbench_lite.attacks.catalogue import ATTACKS
+from robustbench_lite.attacks.contract import Attack
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.registry import unknown_name
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
@@ -30,7 +37,7 @@ _TYPES = {
 ENGINES = ("ours", "reference")
 # Of our own attacks: raised by any change to them that can move a verdict.
 OUR_ENGINE = "1"
-_AUTOATTACK = "autoattack"
+_NAMES = ("name", "title", "attack")
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,55 @@ class AttackSpec:
     attack: str
     params: Mapping[str, object]
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AttackSpec:
+        """The attack from what `as_dict` gave."""
+        params = {key: value for key, value in data.items() if key not in _NAMES}
+        name, title, attack = (str(data[key]) for key in _NAMES)
+        return cls(name, title, attack, params)
+
     def as_dict(self) -> dict[str, object]:
         return {"name": self.name, "title": self.title, "attack": self.attack, **self.params}
+
+    @cached_property
+    def contract(self) -> Attack:
+        """The attack itself, its parameters checked.
+
+        Raises:
+            InputError: for an unknown attack, and missing, unknown or wrong parameters.
+        """
+        name, _, variant = self.attack.partition(":")
+        if self.attack in ATTACKS or name not in ATTACKS:
+            name, variant = self.attack, ""
+        kind = ATTACKS.load(name)
+        if not (isinstance(kind, type) and issubclass(kind, Attack)):
+            raise InputError(
+                f"attack {name!r} is registered as {ATTACKS[name].target!r}, which is no dataclass "
+                "derived from robustbench_lite.attacks.contract.Attack"
+            )
+        with _named(self.name):
+            return kind.from_parameters(self.params, variant)
+
+    @property
+    def by_authors(self) -> AttackSpec | None:
+        """The same attack by its authors' code, if there is such a one."""
+        theirs = self.contract.by_authors()
+        return replace(self, attack=theirs[0], params=theirs[1]) if theirs else None
+
+    def check(self, threat: ThreatModel, *, num_classes: int | None = None) -> None:
+        """Raise InputError when the attack is unknown, or does not fit; see `Attack.check`."""
+        attack = self.contract
+        with _named(self.name):
+            attack.check(threat, num_classes)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Begin the message of an InputError inside with the attack that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"attack {name!r}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -135,7 +189,8 @@ def load_protocol(
 
     Raises:
         InputError: for an unknown name, a missing or unknown key, no eps from either side, or a
-            protocol that has no AutoAttack which another engine could run.
+            protocol that has no AutoAttack which another engine could run; for attacks with
+            missing, unknown or wrong parameters, or that do not know the norm.
     """
     shipped = protocol_files()
     if name.endswith(".toml"):
@@ -162,6 +217,8 @@ def load_protocol(
         attacks=tuple(_attack_spec(table, threat) for table in data["attacks"]),
         summary=data["summary"],
     )
+    for spec in protocol.attacks:
+        spec.check(threat)
     return _with_engine(protocol, data["engine"] if engine is None else engine)
 
 
@@ -171,22 +228,14 @@ def _with_engine(protocol: Protocol, engine: str) -> Protocol:
         raise InputError(unknown_name("engine", engine, dict.fromkeys(ENGINES)))
     if engine == "ours":
         return protocol
-    names = (_AUTOATTACK, f"reference:{_AUTOATTACK}")
-    if all(spec.attack not in names for spec in protocol.attacks):
+    if all(spec.by_authors is None for spec in protocol.attacks):
         raise InputError(
             f"protocol {protocol.name!r} has no AutoAttack, so there is nothing for the authors' "
             "engine to run: leave --engine out"
         )
-    attacks = tuple(_by_authors(spec) for spec in protocol.attacks)
+    attacks = tuple(spec.by_authors or spec for spec in protocol.attacks)
     origin = f"pyautoattack {version('pyautoattack')}"
     return replace(protocol, engine=engine, engine_version=origin, attacks=attacks)
-
-
-def _by_authors(spec: AttackSpec) -> AttackSpec:
-    if spec.attack != _AUTOATTACK:
-        return spec
-    params = {key: value for key, value in spec.params.items() if key == "version"}
-    return replace(spec, attack=f"reference:{_AUTOATTACK}", params=params)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -227,7 +276,7 @@ def _check_names(data: Mapping[str, Any], path: Path) -> None:
 def _attack_spec(table: Mapping[str, Any], threat: ThreatModel) -> AttackSpec:
     params = dict(table)
     try:
-        name, title, attack = (str(params.pop(key)) for key in ("name", "title", "attack"))
+        name, title, attack = (str(params.pop(key)) for key in _NAMES)
     except KeyError as error:
         raise InputError(f"attack {table.get('name', table)!r} has no key {error}") from None
     if {"alpha", "alpha_over_eps"} <= set(params):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.contract import Attack, Cost, RunTerms, Share, Within
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import margin
@@ -19,29 +21,14 @@ from robustbench_lite.attacks.square_windows import (
     window_sizes,
     words_for_bits,
 )
-from robustbench_lite.attacks.threat_model import NORMS, Norm
+from robustbench_lite.attacks.threat_model import Norm
 
 _MOST_QUERIES, _MOST_RESTARTS = 2**20 - 1, 2**12  # what the random counter can tell apart
 _PREPARED_VALUES = 2**21  # pixel values of windows drawn ahead: bounds the memory
 
 
-def square(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    queries: int,
-    restarts: int,
-    p_init: float,
-    ids: Tensor,
-    seed: int,
-    batch_size: int,
-    passes: int = 1,
-    stream: str = "square",
-    network: nn.Module | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class Square(Attack):
     """Square Attack (Andriushchenko et al. 2020, arXiv:1912.00049, Algorithms 1 to 3).
 
     Random search on the margin: each query changes one square window (L2, L1: moves the mass of a
@@ -50,72 +37,42 @@ def square(
     see `window_sizes` and `place_windows`. One thing is ours: the authors draw one window for the
     whole batch, here each example has its own, of the same distribution, by its id.
 
+    A call returns images inside ball and box; an example that is not broken comes back clean.
+
     Args:
-        model: maps (B, C, H, W) in [0, 1] to logits (B, K); it alone says what is broken.
-        x: clean images (N, C, H, W) in [0, 1].
-        y: labels (N,), int64.
-        norm: `"Linf"`, `"L2"` or `"L1"`.
-        eps: radius, in [0, 1] units.
         queries: windows tried per run; 5000 in AutoAttack.
         restarts: runs per example, one after the other until one succeeds; at least 1.
-        p_init: share of the pixels in the first windows; 0.8 in AutoAttack.
-        ids: example ids (N,), int64: with the seed they fix every draw.
-        seed: any integer.
-        batch_size: examples attacked at once.
-        passes: forward passes per prediction; above 1 more than half of them must be wrong.
-        stream: name of the random stream, so that two attacks on one example draw apart.
-        network: the one searched on when it is another than `model`.
-
-    Returns:
-        x_adv (N, C, H, W), inside ball and box; an example that is not broken comes back clean.
-
-    Raises:
-        InputError: for parameters out of range, or logits that are not finite.
-
-    Cost:
-        `queries` + 1 forwards per run of an example that survives, no backwards; one forward for
-        the clean output and one to confirm a success.
+        p_init: share of the pixels in the first windows, above 0; 0.8 in AutoAttack.
     """
-    _check(norm=norm, queries=queries, restarts=restarts, p_init=p_init)
-    search = SquareSearch(
-        network or model,
-        x,
-        norm=norm,
-        eps=eps,
-        queries=queries,
-        restarts=restarts,
-        p_init=p_init,
-        seed=seed,
-        stream=stream,
-    )
-    return attack_in_slots(
-        search, model, x, y, ids=ids, slots=batch_size, passes=passes, network=network
-    )
 
+    uses_gradients = False
+    searches_elsewhere = True
+    batches_itself = True
 
-def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
-    """Raise InputError when a protocol's parameters make no Square Attack."""
-    del attack, num_classes
-    queries, restarts, p_init = (params[name] for name in ("queries", "restarts", "p_init"))
-    for name, value in (("queries", queries), ("restarts", restarts)):
-        if not isinstance(value, int):
-            raise InputError(f"{name}={value!r} must be an integer")
-    if not isinstance(p_init, int | float):
-        raise InputError(f"p_init={p_init!r} must be a number")
-    assert isinstance(queries, int)
-    assert isinstance(restarts, int)
-    _check(norm=str(params["norm"]), queries=queries, restarts=restarts, p_init=p_init)
+    queries: Annotated[int, Within(1, _MOST_QUERIES)]
+    restarts: Annotated[int, Within(1, _MOST_RESTARTS)]
+    p_init: Share
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.p_init == 0.0:
+            raise InputError(f"p_init={self.p_init} is a share of the pixels: above 0, at most 1")
 
-def _check(*, norm: str, queries: int, restarts: int, p_init: float) -> None:
-    if norm not in NORMS:
-        raise InputError(f"norm={norm!r} is unknown; available: {', '.join(NORMS)}")
-    if not 1 <= queries <= _MOST_QUERIES:
-        raise InputError(f"queries={queries} must be from 1 to {_MOST_QUERIES}")
-    if not 1 <= restarts <= _MOST_RESTARTS:
-        raise InputError(f"restarts={restarts} must be from 1 to {_MOST_RESTARTS}")
-    if not 0.0 < p_init <= 1.0:
-        raise InputError(f"p_init={p_init} is a share of the pixels: above 0, at most 1")
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
+        search = SquareSearch(terms.searched(model), x, self, terms)
+        return attack_in_slots(
+            search,
+            model,
+            x,
+            y,
+            ids=terms.ids,
+            slots=terms.batch_size,
+            passes=terms.passes,
+            network=terms.network,
+        )
+
+    def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
+        return Cost((self.queries + 1) * self.restarts + passes, 0)
 
 
 class SquareSearch:
@@ -126,27 +83,17 @@ class SquareSearch:
     Args:
         network: the one to query.
         x: any images of the shape, dtype and device to come.
-        norm, eps, queries, restarts, p_init, seed, stream: see `square`.
+        rules: the attack's parameters.
+        terms: norm, radius, seed and stream.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        *,
-        norm: Norm,
-        eps: float,
-        queries: int,
-        restarts: int,
-        p_init: float,
-        seed: int,
-        stream: str,
-    ) -> None:
-        self.runs = restarts
+    def __init__(self, network: nn.Module, x: Tensor, rules: Square, terms: RunTerms) -> None:
+        norm, eps = terms.norm, terms.eps
+        self.runs = rules.restarts
         self.finite = FiniteCheck(x.device)
-        self._network, self._seed, self._stream = network, seed, stream
+        self._network, self._seed, self._stream = network, terms.seed, terms.stream
         self._shape, self._advances = x.shape[1:], 0
-        sizes = window_sizes(norm, self._shape, queries=queries, p_init=p_init)
+        sizes = window_sizes(norm, self._shape, queries=rules.queries, p_init=rules.p_init)
         self._sizes = torch.tensor(sizes, device=x.device)
         self._moves: Moves = (
             SignMoves(self._shape, eps)

@@ -4,77 +4,73 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.contract import Attack, RunTerms, check_not_terms
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.random_numbers import fold_seed, seeded
 from robustbench_lite.attacks.registry import unknown_name
-from robustbench_lite.attacks.threat_model import Norm
+
+# Of torchattacks 3.3; whatever is not named here is taken for an attack that sees gradients.
+_WITHOUT_GRADIENTS = {"GN", "OnePixel", "Pixle", "Square", "VANILA"}
+_MINIMAL_NORM = {"CW", "DeepFool", "SparseFool"}
 
 
-def torchattacks_attack(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    name: str,
-    params: Mapping[str, object],
-    norm: Norm,
-    eps: float,
-    ids: Tensor,
-    seed: int,
-    stream: str = "torchattacks",
-) -> Tensor:
+@dataclass(frozen=True)
+class Torchattacks(Attack):
     """Run `torchattacks.<name>` (Kim 2020, arXiv:2010.01950) from a fresh object.
 
     Its randomness is that of torch's, numpy's and Python's own generators, seeded here from the
     seed, the stream and the first id, and put back after: repeatable for the same chunk of
-    examples, but not independent of how examples are grouped. Its PGD
-    returns the last iterate.
+    examples, but not independent of how examples are grouped. Its PGD returns the last iterate.
+    Norm, eps and seed are passed on where its constructor takes them; where it takes no norm, the
+    protocol's author states it, and the verifier measures it.
 
     Args:
-        model: maps (B, C, H, W) in [0, 1] to logits (B, K).
-        x: clean images (B, C, H, W) in [0, 1].
-        y: labels (B,), int64.
         name: a class of `torchattacks`, such as `"PGD"`, `"CW"`, `"AutoAttack"`.
         params: its constructor's arguments apart from `eps`.
-        norm: passed on where the attack has a `norm`; otherwise stated by the protocol's author.
-        eps: passed on where the attack has an `eps`.
-        ids: example ids (B,).
-        seed: in [0, 2**63).
-        stream: name of the attack in its protocol, so that two of one class draw apart.
-
-    Returns:
-        x_adv (B, C, H, W); torchattacks' own statement of the ball is not trusted further on.
-
-    Raises:
-        InputError: for a name or argument that torchattacks does not have.
     """
-    attack_class = _class(name, params)
-    accepted = inspect.signature(attack_class).parameters
-    arguments = dict(params)
-    arguments.update({k: v for k, v in (("eps", eps), ("norm", norm)) if k in accepted})
-    if "seed" in accepted:
-        arguments["seed"] = seed
-    model_view = _FirstParameterDevice(model, x.device)
-    devices = [x.device] if x.device.type == "cuda" else []
-    with (
-        attacked(model),
-        torch.random.fork_rng(devices=devices),
-        torch.enable_grad(),
-        seeded(fold_seed(seed, stream, name, int(ids[0])) % 2**63),
-    ):
-        x_adv: Tensor = attack_class(model_view, **arguments)(x, y)
-    return x_adv.detach()
 
+    name: str
+    params: Mapping[str, object]
 
-def check_parameters(attack: str, params: Mapping[str, object], num_classes: int) -> None:
-    """Raise InputError for a name or argument that torchattacks does not have."""
-    _class(attack.partition(":")[2], params)
+    def __post_init__(self) -> None:
+        _class(self.name, self.params)
+
+    @property
+    def uses_gradients(self) -> bool:  # type: ignore[override]
+        return self.name not in _WITHOUT_GRADIENTS
+
+    @property
+    def minimises_norm(self) -> bool:  # type: ignore[override]
+        return self.name in _MINIMAL_NORM
+
+    @classmethod
+    def from_parameters(cls, params: Mapping[str, object], variant: str = "") -> Self:
+        check_not_terms(params)
+        return cls(variant, dict(params))
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
+        attack_class = _class(self.name, self.params)
+        accepted = inspect.signature(attack_class).parameters
+        given = {"eps": terms.eps, "norm": terms.norm, "seed": terms.seed}
+        arguments = {**self.params, **{k: v for k, v in given.items() if k in accepted}}
+        model_view = _FirstParameterDevice(model, x.device)
+        devices = [x.device] if x.device.type == "cuda" else []
+        seed = fold_seed(terms.seed, terms.stream, self.name, int(terms.ids[0])) % 2**63
+        with (
+            attacked(model),
+            torch.random.fork_rng(devices=devices),
+            torch.enable_grad(),
+            seeded(seed),
+        ):
+            x_adv: Tensor = attack_class(model_view, **arguments)(x, y)
+        return x_adv.detach()
 
 
 def _class(name: str, params: Mapping[str, object]) -> Callable[..., Any]:

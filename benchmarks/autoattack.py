@@ -28,7 +28,8 @@ from torch import nn
 
 from robustbench_lite import load_split, resolve_model
 from robustbench_lite.allocator import keep_freed_memory
-from robustbench_lite.attacks.autoattack import FUNCTIONS, stages
+from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.attacks.contract import RunTerms
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.search_network import search_network
 from robustbench_lite.attacks.threat_model import parse_eps
@@ -97,24 +98,21 @@ def run_reference(stage, model, x, y, arguments, batch_size, device):
     )
     attack.apgd_targeted.n_target_classes = min(9, classes - 1)
     attack.fab.n_target_classes = min(9, classes - 1)
-    attack.attacks_to_run = [REFERENCE_NAMES[stage.name]]
+    attack.attacks_to_run = [REFERENCE_NAMES[stage]]
     return attack.run_standard_evaluation(x, y, batch_size=batch_size)[0].detach()
 
 
 def run_ours(stage, model, x, y, arguments, batch_size, ids, network):
-    return FUNCTIONS[stage.name](
-        model,
-        x,
-        y,
+    terms = RunTerms(
         norm="Linf",
         eps=arguments.eps_value,
         ids=ids,
         seed=arguments.seed,
+        stream=f"aa_standard/{stage}",
         batch_size=batch_size,
-        stream=f"aa_standard/{stage.name}",
         network=network,
-        **stage.params,
     )
+    return stages("standard", "Linf")[stage](model, x, y, terms)
 
 
 def still_right(model, x, y, batch_size=250):
@@ -153,7 +151,6 @@ def work(connection, arguments, kind, batch_size, kept):
     if kept:
         keep_freed_memory()
     device = torch.device(arguments.device)
-    todo = {stage.name: stage for stage in stages("standard", "Linf")}
     with deterministic(threads=arguments.threads, seed=0), plain_numerics():
         model, x, y = load(arguments)
         if arguments.tf32:
@@ -171,7 +168,7 @@ def work(connection, arguments, kind, batch_size, kept):
                 model, precision=arguments.precision, device=device, like=x[0]
             ).module
         while name := connection.recv():
-            do_stage(side, todo[name], model, x, y, arguments, device)
+            do_stage(side, name, model, x, y, arguments, device)
             answer = {key: side[key] for key in ("kind", "seconds", "bare")}
             connection.send(answer | {"standing": side["standing"].tolist()})
 
@@ -179,7 +176,7 @@ def work(connection, arguments, kind, batch_size, kept):
 def do_stage(side, stage, model, x, y, arguments, device):
     ids = side["standing"].nonzero().flatten()
     if not len(ids):
-        side["seconds"][stage.name] = 0.0
+        side["seconds"][stage] = 0.0
         return
     recorder = Recorder(side["network"])
     if side["kind"] == "ours":
@@ -195,12 +192,10 @@ def do_stage(side, stage, model, x, y, arguments, device):
                 stage, recorder, x[ids], y[ids], arguments, side["batch_size"], device
             )
 
-    side["seconds"][stage.name], x_adv = seconds(device, call)
+    side["seconds"][stage], x_adv = seconds(device, call)
     side["standing"][ids[~still_right(model, x_adv, y[ids])]] = False
     if arguments.bare:
-        side["bare"][stage.name] = bare_seconds(
-            side["network"], recorder, x, device, arguments.bare
-        )
+        side["bare"][stage] = bare_seconds(side["network"], recorder, x, device, arguments.bare)
 
 
 def report(sides, stage_names):

@@ -15,8 +15,9 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.autoattack import autoattack
-from robustbench_lite.attacks.reference_autoattack import reference_autoattack
+from robustbench_lite.attacks.autoattack import AutoAttack
+from robustbench_lite.attacks.contract import RunTerms
+from robustbench_lite.attacks.reference_autoattack import ReferenceAutoAttack
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.datasets import load_split
 from robustbench_lite.verifier import verify
@@ -84,17 +85,20 @@ def main() -> None:
     x, y = x[right], y[right]
     print(f"{len(x)} of 100 right when clean; standing by 1,001 | 31, 31, 31 | 9, 9, 9 passes")
     for seed in range(arguments.seeds):
-        terms = {"norm": "Linf", "eps": eps, "ids": torch.arange(len(x)), "seed": seed}
+        terms = RunTerms(
+            norm="Linf",
+            eps=eps,
+            ids=torch.arange(len(x)),
+            seed=seed,
+            stream="autoattack",
+            batch_size=100,
+            passes=PASSES,
+        )
         sides = {
-            "ours": lambda terms=terms: autoattack(
-                network, x, y, version="rand", few_classes="margin", batch_size=100,
-                passes=PASSES, **terms,
-            ),
-            "authors": lambda terms=terms: reference_autoattack(
-                network, x, y, version="rand", batch_size=100, **terms
-            ),
+            "ours": lambda terms=terms: AutoAttack("rand", "margin")(network, x, y, terms),
+            "authors": lambda terms=terms: ReferenceAutoAttack("rand")(network, x, y, terms),
             "PGD-40, 40 passes": lambda: pgd(network, x, y, eps),
-        }  # fmt: skip
+        }
         for name, attack in sides.items():
             torch.manual_seed(seed)
             x_adv = attack()

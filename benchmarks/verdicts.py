@@ -40,24 +40,21 @@ def reference_stage(stage, model, x, y, *, threat, seed, batch_size, ids):
 
 def our_stage(stage, model, x, y, *, threat, seed, batch_size, ids):
     """Candidates of one stage of our own engine, searching on the network as evaluations do."""
-    from robustbench_lite.attacks.autoattack import FUNCTIONS, stages
+    from robustbench_lite.attacks.autoattack import stages
+    from robustbench_lite.attacks.contract import RunTerms
     from robustbench_lite.attacks.search_network import search_network
 
-    (params,) = (each.params for each in stages("standard", threat.norm) if each.name == stage)
     network = search_network(model, precision="float32", device=x.device, like=x[0]).module
-    return FUNCTIONS[stage](
-        model,
-        x,
-        y,
+    terms = RunTerms(
         norm=threat.norm,
         eps=float(threat.eps),
         ids=ids,
         seed=seed,
-        batch_size=batch_size,
         stream=f"aa_standard/{stage}",
+        batch_size=batch_size,
         network=network,
-        **params,
     )
+    return stages("standard", threat.norm)[stage](model, x, y, terms)
 
 
 def run(arguments):

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from robustbench_lite.leaderboard.published_files import load_published
     from robustbench_lite.leaderboard.published_verdicts import judge
     from robustbench_lite.leaderboard.records import Result
-    from robustbench_lite.leaderboard.results import find_results, load_result, load_results
+    from robustbench_lite.leaderboard.results import (
+        find_results,
+        load_readable,
+        load_result,
+        load_results,
+    )
     from robustbench_lite.leaderboard.statistics import (
         accuracy,
         mcnemar_exact,
@@ -35,6 +40,7 @@ __all__ = [
     "find_results",
     "judge",
     "load_published",
+    "load_readable",
     "load_result",
     "load_results",
     "mcnemar_exact",
@@ -55,6 +61,7 @@ _HOME = {
     "find_results": "results",
     "judge": "published_verdicts",
     "load_published": "published_files",
+    "load_readable": "results",
     "load_result": "results",
     "load_results": "results",
     "mcnemar_exact": "statistics",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from robustbench_lite.leaderboard.display import (
     plain,
 )
 from robustbench_lite.leaderboard.ranking import GroupKey
-from robustbench_lite.leaderboard.reported import STATUS as REPORTED
+from robustbench_lite.leaderboard.records import MEASURED, RANKED, STATUSES
 from robustbench_lite.leaderboard.table import attack_columns
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ WORST_CLASS = "Worst class: the lowest worst case of a class, and its label."
 COST = "Cost: forward plus backward passes per example attacked."
 TIES = "Rank with '=': not separated from the first of its ties (exact McNemar, Holm, 5%)."
 AS_REPORTED = "Reported only, not measured here:"
-UNVERIFIED = "No rank: unverified."
 NOT_CANONICAL = "The data are not canonical: not comparable with published numbers."
 
 _EXTRA_DATA: dict[object, str] = {True: "yes", False: "", None: "not stated"}
@@ -71,7 +71,7 @@ def split_groups(table: pd.DataFrame) -> list[Section]:
     groups: dict[GroupKey, list[Row]] = {}
     for row in table.to_dict("records"):
         # A source may lack an attack in some of its rows, a protocol never.
-        present = [] if row["status"] == REPORTED else _present(row, attacks)
+        present = [] if _is_published(row) else _present(row, attacks)
         groups.setdefault(_key(row, present), []).append(row)
     return [
         Section(heading, key, rows, [one for one in attacks if _in_any(rows, one)])
@@ -139,14 +139,18 @@ def columns_for(section: Section) -> list[Column]:
     columns += [
         Column("Cost", lambda row: passes(_number(row["cost"])), right=True, dropped=1),
     ]
-    if any(row["status"] != "verified" for row in section.rows):
+    if any(row["status"] != MEASURED for row in section.rows):
         columns.append(Column("Status", status_text))
     return columns
 
 
 def is_reported(section: Section) -> bool:
     """Whether the rows were copied from a paper instead of measured."""
-    return section.rows[0]["status"] == REPORTED
+    return _is_published(section.rows[0])
+
+
+def _is_published(row: Row) -> bool:
+    return not row["model_hash"]  # a result always names its network
 
 
 def _accuracy(heading: str, key: str) -> Column:
@@ -163,7 +167,7 @@ def _worst_class(row: Row) -> str:
 
 
 def status_text(row: Row) -> str:
-    """The status of a row and the flags that set it."""
+    """The status of a row, and why it has no rank."""
     return f"{row['status']}: {row['flags']}" if row["flags"] else str(row["status"])
 
 
@@ -174,11 +178,33 @@ def notes_for(section: Section) -> list[str]:
     notes = []
     if any(str(row["rank"]).endswith("=") for row in section.rows):
         notes.append(TIES)
-    if any(row["status"] != "verified" for row in section.rows):
-        notes.append(UNVERIFIED)
+    notes.append(counts_text(str(row["status"]) for row in section.rows))
     if any(row["canonical"] is False for row in section.rows):
         notes.append(NOT_CANONICAL)
     if any(row["worst_class_label"] is not None for row in section.rows):
         notes.append(WORST_CLASS)
     notes.append(f"Engine: {plain(str(section.rows[0]['engine']))}.")
     return notes
+
+
+def count_statuses(statuses: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """How many rows of each status there are: those with a rank, those without."""
+    counted = Counter(statuses)
+    found = {status: counted[status] for status in STATUSES if counted[status]}
+    return (
+        {status: number for status, number in found.items() if status in RANKED},
+        {status: number for status, number in found.items() if status not in RANKED},
+    )
+
+
+def counts_text(statuses: Iterable[str]) -> str:
+    """`Ranked: 3 measured, 1 verified. Unranked: 1 flagged.`"""
+    ranked, others = count_statuses(statuses)
+    parts = [f"Ranked: {_counts(ranked) or 'none'}."]
+    if others:
+        parts.append(f"Unranked: {_counts(others)}.")
+    return " ".join(parts)
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {status}" for status, number in found.items())

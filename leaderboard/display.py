@@ -7,26 +7,25 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from robustbench_lite.core.plain_text import plain
 from robustbench_lite.leaderboard.ranking import GroupKey
 
-JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
-REPLACEMENT = "\ufffd"
-
-
-def plain(text: str) -> str:
-    """Text from outside without anything invisible: one line, no control or bidi characters.
-
-    Each control, format (apart from the joiners), surrogate, private-use and line-separator
-    character becomes U+FFFD, so that a name can neither steer a terminal nor reorder a line.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(REPLACEMENT if _hidden(character) else character for character in text)
-
-
-def _hidden(character: str) -> bool:
-    category = unicodedata.category(character)
-    return (category[0] == "C" and character not in JOINERS) or category in ("Zl", "Zp")
+__all__ = [
+    "NOTHING",
+    "cells",
+    "count",
+    "examples",
+    "headings",
+    "interval",
+    "padded",
+    "passes",
+    "percent",
+    "plain",
+    "radius",
+    "short_hash",
+    "shortened",
+    "threat",
+]
 
 
 def shortened(text: str, width: int) -> str:

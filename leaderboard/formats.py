@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from robustbench_lite.leaderboard.columns import Row, Section, split_groups
+from robustbench_lite.core.plain_text import csv_cell
+from robustbench_lite.leaderboard.columns import Row, Section, count_statuses, split_groups
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.markup import render_latex, render_markdown
 from robustbench_lite.leaderboard.terminal import render_terminal
@@ -33,8 +34,7 @@ def render(table: pd.DataFrame, format: str) -> str:
         ResultError: for an unknown format.
     """
     if format == "csv":
-        text: str = table.to_csv(index=False, lineterminator="\n")
-        return text
+        return _csv(table)
     renderers = {
         "terminal": render_terminal,
         "markdown": render_markdown,
@@ -45,6 +45,22 @@ def render(table: pd.DataFrame, format: str) -> str:
         allowed = ", ".join(sorted([*renderers, "csv"]))
         raise ResultError(f"unknown format {format!r}; available: {allowed}")
     return renderers[format](split_groups(table))
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """One flat table; text cells and headings are `csv_cell`s."""
+    import pandas as pd
+
+    safe = table.rename(columns=csv_cell)
+    for place, name in enumerate(table.columns):
+        if table[name].dtype.kind in "biuf":  # numbers
+            continue
+        values = table[name].tolist()
+        cells = [csv_cell(value) for value in values]
+        if cells != values:
+            safe.isetitem(place, pd.Series(cells, dtype=object))
+    text: str = safe.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def _json(sections: Sequence[Section]) -> str:
@@ -61,11 +77,18 @@ def _json(sections: Sequence[Section]) -> str:
             "engine": section.rows[0]["engine"],
             "first_example": section.key.first_example,
             "n": section.key.n_examples,
+            **_counts(section),
             "rows": [_json_row(row, section.attacks) for row in section.rows],
         }
         for section in sections
     ]
     return json.dumps({"groups": groups}, indent=2, allow_nan=False) + "\n"
+
+
+def _counts(section: Section) -> dict[str, dict[str, int]]:
+    """How many rows of each status have a rank, and how many have none."""
+    ranked, others = count_statuses(str(row["status"]) for row in section.rows)
+    return {"ranked": ranked, "unranked": others}
 
 
 JSON_ROW = (

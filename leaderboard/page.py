@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+from robustbench_lite.core.stopping import temporary_path
 from robustbench_lite.leaderboard.display import headings, plain
 from robustbench_lite.leaderboard.page_views import filter_views, group_view, n_rows
 from robustbench_lite.leaderboard.ranking import rank_results
@@ -97,12 +98,10 @@ def write_page(
     text = render_page(results, title=title, reported=reported)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with temporary_path(temporary):
         with temporary.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Path(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from robustbench_lite.leaderboard.columns import counts_text
 from robustbench_lite.leaderboard.display import (
     count,
     examples,
@@ -62,6 +63,7 @@ def group_view(group: RankGroup, heading: str, number: int) -> View:
         "wide": len(attacks) > MANY_ATTACKS,
         "axis": axis,
         "ties": any(row.rank.endswith("=") for row in group.rows),
+        "counts": counts_text(row.result.status for row in group.rows),
         "rows": [_row_view(row, axis) for row in group.rows],
     }
 
@@ -115,9 +117,9 @@ def _row_view(row: RankedResult, axis: Axis) -> View:
         "interval": interval(*robust.interval),
         "low": f"{robust.interval[0]:.6f}",
         "bar": axis.bar(robust.value, robust.interval),
-        "verified": result.verified,
         "status": result.status,
         "flags": [_flag_view(flag) for flag in result.flags],
+        "missing": "; ".join(map(plain, result.missing)),
         "cost": passes(result.cost),
         "attack_rows": [_accuracy_view("Clean images", result.clean_accuracy), *_attacks(result)],
         "facts": _facts(result),

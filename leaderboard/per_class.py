@@ -8,6 +8,7 @@ they differ from the mean over S's classes, which stands beside them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def load_per_class(
     result = load_result(path)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     file = folder / EXAMPLES_NAME
-    rows = _read(file)
+    rows = _read(file, result)
     labels = rows.loc[rows["attack"] == CLEAN, "label"].to_numpy()
     clean, attacks = _outcomes(rows, result)
     robust: Outcomes = np.logical_and.reduce([clean, *attacks.values()])
@@ -155,7 +156,7 @@ def stored_labels(path: str | Path, result: Result) -> NDArray[np.uint16] | None
     file = folder / EXAMPLES_NAME
     if not file.is_file():
         return None
-    rows = _read(file)
+    rows = _read(file, result)
     labels = rows.loc[rows["attack"] == CLEAN, "label"].to_numpy()
     if len(labels) != result.n_examples or not 0 <= labels.min() <= labels.max() < 2**16:
         raise ResultError(
@@ -221,25 +222,36 @@ def _accuracy(outcomes: Outcomes) -> Accuracy:
     return Accuracy(correct / n, correct, n, wilson_interval(correct, n))
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _read(file: Path, result: Result) -> pd.DataFrame:
     """The rows of `examples.parquet`: one for each example and the attacks that were run on it."""
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     kinds = {"example_id": "int64", "label": "int64", "attack": "string", "broken": "bool"}
     try:
-        table = pyarrow.parquet.ParquetFile(file).read(columns=list(kinds)).select(list(kinds))
-        table = table.cast(pyarrow.schema(list(kinds.items())))
+        content = file.read_bytes()
     except FileNotFoundError:
         raise ResultError(
             f"{file}: not found; accuracies by class are counted from it, so keep it beside "
             "result.json"
         ) from None
-    except (pyarrow.ArrowException, OSError, KeyError) as error:
-        raise ResultError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
-    if empty := [name for name in kinds if table[name].null_count]:
+    except OSError as error:
+        raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
+    if result.examples_hash and hashlib.sha256(content).hexdigest() != result.examples_hash:
+        raise ResultError(
+            f"{file}: is not the file that result.json was written with (its SHA-256 is another): "
+            "run the same rbl evaluate command again"
+        )
+    try:
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read(columns=list(kinds))
+        table = table.select(list(kinds)).cast(pyarrow.schema(list(kinds.items())))
+        empty = [name for name in kinds if table[name].null_count]
+        rows: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    except Exception as error:  # a damaged file raises nearly anything in pyarrow
+        raise ResultError(f"{file}: cannot be read: {str(error).splitlines()[0][:120]}") from error
+    if empty:
         raise ResultError(f"{file}: column {empty[0]!r} has rows without a value")
-    return table.to_pandas()
+    return rows
 
 
 def _outcomes(rows: pd.DataFrame, result: Result) -> tuple[Outcomes, dict[str, Outcomes]]:

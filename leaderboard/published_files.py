@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -31,8 +29,8 @@ from robustbench_lite.leaderboard.published_terms import (
     nearest,
     radius_meant,
     read_number,
-    read_radius,
 )
+from robustbench_lite.leaderboard.published_values import Values, read_toml
 
 
 def published_folder() -> Path:
@@ -60,11 +58,7 @@ def load_published(name: str) -> PublishedTable:
     path = Path(name) if name.endswith(".toml") else published_folder() / f"{name}.toml"
     if not path.is_file():
         raise ResultError(_unknown(name))
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ResultError(f"{path} is no valid TOML: {error}") from None
-    return _Reader(path, data).table()
+    return _Reader(path, read_toml(path)).table()
 
 
 def _unknown(name: str) -> str:
@@ -75,21 +69,18 @@ def _unknown(name: str) -> str:
     return f"unknown published table {name!r}; {hint}`rbl reproduce --list` names all"
 
 
-class _Reader:
+class _Reader(Values):
     """One file being read."""
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
-        self.path, self.data = path, data
+        super().__init__(path)
+        self.data = data
         known = {**SOURCE, **TERMS}
         self.check(data, {*known, *LISTS, "csv"}, "")
         self.source = {key: self.typed(data, key, kind, "") for key, kind in SOURCE.items()}
         self.check_words(data, "")
         for key in LISTS:
-            value = data.get(key, [])
-            item = str if key == "trends" else dict
-            if not isinstance(value, list) or not all(isinstance(one, item) for one in value):
-                raise self.refuse(f"{key} must be a list of {item.__name__}")
-            self.data.setdefault(key, [])
+            self.data[key] = self.list_of(data, key, str if key == "trends" else dict, "")
 
     def table(self) -> PublishedTable:
         """The whole table; refuses a row id that is there twice."""
@@ -122,16 +113,15 @@ class _Reader:
                 **data,
                 **{key: self.typed(data, key, kind, where) for key, kind in COLUMN.items()},
             }
-            column["quantity"] = data.get("quantity", "accuracy")
             column["key"] = column["key"] or column["metric"]
             if not column["metric"] or not column["title"]:
                 raise self.refuse(f"{where} needs a metric and a title")
             if column["quantity"] not in QUANTITIES:
-                raise self.refuse(
-                    f"{where}: quantity={column['quantity']!r}; allowed: {QUANTITIES}"
-                )
+                quantity = shown(column["quantity"])
+                raise self.refuse(f"{where}: quantity={quantity}; allowed: {QUANTITIES}")
             if column["key"] in [other["key"] for other in found]:
-                raise self.refuse(f"{where}: key {column['key']!r} is there twice")
+                raise self.refuse(f"{where}: key {shown(column['key'])} is there twice")
+            self.texts(data, "protocols", where)
             found.append(column)
         return found
 
@@ -140,42 +130,44 @@ class _Reader:
         for place, data in enumerate(self.data["rows"]):
             where = f"rows[{place}]"
             self.check(data, {*ROW_MORE, *TERMS, "values", "cells"}, where)
-            values, cells = data.get("values", []), data.get("cells", {})
+            values, cells = data.get("values", []), self.typed(data, "cells", {}, where)
             if not isinstance(values, list) or len(values) not in (0, len(columns)):
                 raise self.refuse(f"{where}: values must be a list of {len(columns)} texts")
             if unknown := set(cells) - {column["key"] for column in columns}:
-                raise self.refuse(f"{where}: cells has no column {sorted(unknown)[0]!r}")
+                raise self.refuse(f"{where}: cells has no column {shown(sorted(unknown)[0])}")
             texts = {column["key"]: text for column, text in zip(columns, values, strict=False)}
             yield self.row(data, columns, texts, cells, where, facts={})
 
     def csv_rows(self, columns: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
         """Rows of a CSV; `[csv]` says which of its fields is what, `[[changes]]` what is added."""
-        layout = self.data.get("csv")
-        if layout is None:
+        layout = self.typed(self.data, "csv", {}, "")
+        if not layout:
             return
         self.check(layout, {"file", "id", "fields", "values"}, "csv")
-        changes = {change.pop("row", ""): change for change in map(dict, self.data["changes"])}
+        fields, values = self.texts(layout, "fields", "csv"), self.texts(layout, "values", "csv")
+        template = self.typed(layout, "id", "", "csv")
+        changes = self.changes()
         names = {column["key"] for column in columns}
-        for facts in self.csv_facts(layout):
+        for facts in self.csv_facts(self.typed(layout, "file", "", "csv")):
             try:
-                data = {key: facts[name] for key, name in layout["fields"].items()}
-                data["id"] = layout["id"].format(**facts)
-                texts = {key: facts[name] for key, name in layout["values"].items() if key in names}
+                data: dict[str, Any] = {key: facts[name] for key, name in fields.items()}
+                data["id"] = self.filled(template, facts)
+                texts = {key: facts[name] for key, name in values.items() if key in names}
             except KeyError as error:
                 raise self.refuse(f"csv: {error} is no key or field") from None
             data |= changes.pop(data["id"], {})
+            self.check(data, {*ROW_MORE, *TERMS}, data["id"])
             yield self.row(data, columns, texts, {}, data["id"], facts=facts)
         if changes:
-            raise self.refuse(f"changes names no row of the CSV: {sorted(changes)[0]!r}")
+            raise self.refuse(f"changes names no row of the CSV: {shown(sorted(changes)[0])}")
 
-    def csv_facts(self, layout: Mapping[str, Any]) -> list[dict[str, str]]:
-        """Every line of the CSV, by its field names."""
-        file = self.path.parent / self.typed(layout, "file", "", "csv")
-        try:
-            with file.open(encoding="utf-8", newline="") as lines:
-                return list(csv.DictReader(lines))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise self.refuse(f"csv file {file} cannot be read: {error}") from None
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """What is added to rows of the CSV, by row."""
+        found = {}
+        for place, change in enumerate(map(dict, self.data["changes"])):
+            name = self.typed(change, "row", "", f"changes[{place}]")
+            found[name] = {key: value for key, value in change.items() if key != "row"}
+        return found
 
     def row(
         self,
@@ -192,7 +184,13 @@ class _Reader:
         if not about["id"] or not about["method"]:
             raise self.refuse(f"{where} needs an id and a method")
         cells = tuple(
-            self.cell(data, column, texts[column["key"]], overrides.get(column["key"], {}), where)
+            self.cell(
+                data,
+                column,
+                texts[column["key"]],
+                self.typed(overrides, column["key"], {}, f"{where}.cells"),
+                where,
+            )
             for column in columns
             if texts.get(column["key"], "") != ""
         )
@@ -217,6 +215,7 @@ class _Reader:
         where = f"{where}.{column['key']}"
         self.check(override, {*TERMS, "note", "also"}, where)
         self.check_words(override, where)
+        also = self.list_of(override, "also", str, where)
         levels = (override, row, column, self.data)
         terms = {key: nearest(key, levels) for key in TERMS}
         number = read_number(text, UNITS[terms.pop("unit")])
@@ -230,7 +229,7 @@ class _Reader:
         terms["eps"] = radius_meant(levels)
         if column["metric"] == CLEAN:
             terms |= {"protocol": "", "attack": ""}
-        notes = (row.get("note", ""), override.get("note", ""))
+        notes = (row.get("note", ""), self.typed(override, "note", "", where))
         return Cell(
             table=self.path.stem,
             row=row["id"],
@@ -242,7 +241,7 @@ class _Reader:
             value=value,
             rounding=rounding,
             spread=spread,
-            also=tuple(override.get("also", [])),
+            also=tuple(also),
             method=row["method"],
             union=column["union"],
             note=" ".join(filter(None, notes)),
@@ -251,41 +250,12 @@ class _Reader:
 
     def relations(self, ids: set[str]) -> Iterator[Relation]:
         """Which row the source says is above which."""
+        keys = ("metric", "above", "below", "source")
         for place, data in enumerate(self.data["relations"]):
             where = f"relations[{place}]"
-            self.check(data, {"metric", "above", "below", "source"}, where)
+            self.check(data, {*keys}, where)
+            texts = {key: self.typed(data, key, "", where) for key in keys}
             for side in ("above", "below"):
-                if data.get(side) not in ids:
-                    raise self.refuse(f"{where}: {side}={data.get(side)!r} is no row")
-            yield Relation(**data)
-
-    def check(self, data: Mapping[str, Any], known: set[str], where: str) -> None:
-        """Refuse a key that nobody reads, naming the nearest known one."""
-        for key in data:
-            if key not in known:
-                near = difflib.get_close_matches(key, sorted(known), n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise self.refuse(f"{where or 'the table'} has an unknown key {key!r}{hint}")
-
-    def check_words(self, data: Mapping[str, Any], where: str) -> None:
-        """The values that are not free text."""
-        for key, kind in TERMS.items():
-            self.typed(data, key, kind, where)
-        for key, allowed in (("provenance", PROVENANCES), ("unit", UNITS)):
-            if data.get(key, "") and data[key] not in allowed:
-                raise self.refuse(f"{where}: {key}={data[key]!r}; allowed: {', '.join(allowed)}")
-        for key in ("eps", "eps_printed"):
-            if data.get(key, "") and read_radius(data[key]) is None:
-                raise self.refuse(f"{where}: {key}={data[key]!r} is no radius such as 8/255")
-
-    def typed(self, data: Mapping[str, Any], key: str, default: object, where: str) -> Any:
-        """A value of the kind of its default, which stands in where the key is absent."""
-        value = data.get(key, default)
-        if type(value) is not type(default):
-            kind = type(default).__name__
-            raise self.refuse(f"{where or 'the table'}: {key}={shown(value)} is no {kind}")
-        return value
-
-    def refuse(self, what: str) -> ResultError:
-        """The exception that names the file."""
-        return ResultError(f"{self.path}: {what}")
+                if texts[side] not in ids:
+                    raise self.refuse(f"{where}: {side}={shown(texts[side])} is no row")
+            yield Relation(**texts)

@@ -144,8 +144,14 @@ def source_lines(table: PublishedTable) -> list[str]:
 
 
 def as_json(data: Mapping[str, object]) -> str:
-    """Indented JSON, ending in a newline."""
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Indented JSON, ending in a newline; characters that could steer a terminal are escaped."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    lines = text.split("\n")  # a newline inside a string is escaped already
+    return "\n".join(line if line == plain(line) else _escaped(line) for line in lines) + "\n"
+
+
+def _escaped(line: str) -> str:
+    return "".join(one if one == plain(one) else json.dumps(one)[1:-1] for one in line)
 
 
 def blocks(

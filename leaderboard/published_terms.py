@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 UNITS = {"percent": Fraction(1, 100), "fraction": Fraction(1)}
-NUMBER = re.compile(r"(\d+)(?:\.(\d+))?(?:\s*(?:±|\+-)\s*(\d+(?:\.\d+)?))?")
+DIGITS = r"\d{1,18}"  # more are no accuracy, and thousands of them stop Python's int
+NUMBER = re.compile(rf"({DIGITS})(?:\.({DIGITS}))?(?:\s*(?:±|\+-)\s*({DIGITS}(?:\.{DIGITS})?))?")
 
 # What a cell takes from the nearest that says it: the cell itself, its row, column, the table.
 TERMS = {
@@ -68,12 +69,3 @@ def radius_meant(levels: Sequence[Mapping[str, Any]]) -> str:
             if key in level:
                 return str(level[key])
     return ""
-
-
-def read_radius(text: str) -> Fraction | None:
-    """A radius as a number; None for what is none."""
-    try:
-        radius = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return radius if radius >= 0 else None

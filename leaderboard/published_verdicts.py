@@ -17,7 +17,7 @@ ATTACK_RANDOMNESS = Fraction(2, 1000)  # 0.2 points: another seed of the same at
 ENOUGH_SEEDS = 3  # fewer have no spread to speak of
 
 Settings = Mapping[str, str]
-"""An attack and its parameters, as text."""
+"""An attack and its parameters, as text; in one form, whoever's code runs it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Measured:
         norm: of the attack, with its radius as text; both empty for clean accuracy.
         protocol_id: full id of the protocol that ran.
         attacks: what ran: none for clean accuracy, several for a worst case.
-        engine: whose attacks, with the version.
+        engine: whose AutoAttack, with the version; empty where none ran.
         model_hash: of the network; `architecture` is empty when unknown.
         flags: raised on the result, by name.
         origin: how the network relates to the published row.
@@ -202,8 +202,7 @@ def _other_attack(cell: Cell, one: Measured, stated: Sequence[Settings]) -> Iter
         yield f"other norm: {one.norm} here, {cell.norm} published"
     if cell.eps and Fraction(one.eps) != Fraction(cell.eps):
         yield f"other radius: eps {one.eps} here, {cell.eps} published"
-    ours, theirs = ([_essential(attack) for attack in some] for some in (one.attacks, stated))
-    if cell.protocol and sorted(map(sorted_items, ours)) != sorted(map(sorted_items, theirs)):
+    if cell.protocol and _in_order(one.attacks) != _in_order(stated):
         yield f"other protocol: {one.protocol_id} here, {cell.protocol_id} published"
 
 
@@ -240,24 +239,17 @@ def _grounds(
         yield f"a subset: the first {measured[0].n} of {whole} images: consistent at most"
     else:
         yield f"the same {whole} images"
-    if any(attack.get("attack", "").endswith("autoattack") for attack in measured[0].attacks):
+    if measured[0].engine:
         yield f"AutoAttack by {measured[0].engine}"
     if cell.provenance == "secondary":
         yield "the published number is secondary"
     if flags := sorted({flag for one in measured for flag in one.flags}):
-        yield f"our result is unverified: {', '.join(flags)}"
+        yield f"our result is flagged: {', '.join(flags)}"
 
 
-def _essential(attack: Settings) -> Settings:
-    """Without what moves no verdict that the source could speak of: whose code runs AutoAttack,
-    and what stands for its losses on fewer than four classes."""
-    kept = {key: text for key, text in attack.items() if key != "few_classes"}
-    return {**kept, "attack": kept.get("attack", "").removeprefix("reference:")}
-
-
-def sorted_items(attack: Settings) -> list[tuple[str, str]]:
-    """Settings in one order, to be compared."""
-    return sorted(attack.items())
+def _in_order(attacks: Sequence[Settings]) -> list[list[tuple[str, str]]]:
+    """Attacks and their settings in one order, to be compared."""
+    return sorted(sorted(attack.items()) for attack in attacks)
 
 
 def _other_architecture(published: str, ours: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite.leaderboard.records import Result
+from robustbench_lite.leaderboard.records import FLAGGED, REPORTED, VERIFIED, Result
 from robustbench_lite.leaderboard.statistics import holm_rejects, mcnemar_p_values
 
 LEVEL = 0.05
@@ -35,7 +35,7 @@ class GroupKey:
 
 @dataclass(frozen=True)
 class RankedResult:
-    """A result with its rank as shown: `"1"`, `"1="` for a tie, or a dash when unverified."""
+    """A result with its rank as shown: `"1"`, `"1="` for a tie, or a dash where it has none."""
 
     rank: str
     result: Result
@@ -43,7 +43,7 @@ class RankedResult:
 
 @dataclass(frozen=True)
 class RankGroup:
-    """One table: comparable results, best first, unverified ones last."""
+    """One table: comparable results, best first, those without a rank last."""
 
     key: GroupKey
     rows: tuple[RankedResult, ...]
@@ -66,8 +66,8 @@ def rank_results(results: Iterable[Result]) -> list[RankGroup]:
     protocol (id, content hash, attacks). Inside a group the best row leads a tie group. It is
     compared with every row below it by the exact McNemar test on the examples that withstand all
     attacks, Holm-corrected over these comparisons at 5%; the rows down to the first one it is
-    separated from share its rank, and that one leads the next tie group. Where outcomes are
-    missing, two rows are separated when their intervals do not overlap.
+    separated from share its rank, and that one leads the next tie group. Rows that may hold no
+    rank (see `Result.status`) come last.
 
     Args:
         results: in any order.
@@ -111,8 +111,12 @@ def _without_duplicates(results: Iterable[Result]) -> dict[tuple[str, int, Group
 
 
 def _caution(result: Result) -> tuple[object, ...]:
+    """Least for the one to keep: of two that may hold a rank the lower; a flagged one before both;
+    a merely reported one last, since any other says more."""
     robust, clean = result.robust_accuracy.correct, result.clean_accuracy.correct
-    return (result.verified, robust, clean, result.name, result.defense, repr(result))
+    weight = {FLAGGED: 0, REPORTED: 2}.get(result.status, 1)
+    unchecked = result.status != VERIFIED
+    return (weight, robust, clean, unchecked, result.name, result.defense, repr(result))
 
 
 def _order(result: Result) -> tuple[object, ...]:
@@ -121,35 +125,28 @@ def _order(result: Result) -> tuple[object, ...]:
 
 
 def _ranked(results: list[Result]) -> tuple[RankedResult, ...]:
-    verified = sorted((result for result in results if result.verified), key=_order)
-    unverified = sorted((result for result in results if not result.verified), key=_order)
+    ranked = sorted((result for result in results if result.ranked), key=_order)
+    others = sorted((result for result in results if not result.ranked), key=_order)
     rows: list[RankedResult] = []
-    for start, end in tie_groups(verified):
+    for start, end in tie_groups(ranked):
         rank = f"{start + 1}=" if end - start > 1 else f"{start + 1}"
-        rows += [RankedResult(rank, result) for result in verified[start:end]]
-    return (*rows, *(RankedResult(UNRANKED, result) for result in unverified))
+        rows += [RankedResult(rank, result) for result in ranked[start:end]]
+    return (*rows, *(RankedResult(UNRANKED, result) for result in others))
 
 
 def tie_groups(rows: Sequence[Result]) -> list[tuple[int, int]]:
     """Split sorted rows into runs `[start, end)` that the first of each run does not beat.
 
     Args:
-        rows: comparable results, best first.
+        rows: comparable results with outcomes, best first.
 
     Returns:
         The runs, in order; together they cover all rows.
     """
-    bits = [_bits(row) for row in rows]
-    known = np.array([row.robust_bits is not None for row in rows], dtype=np.bool_)
-    packed: NDArray[np.uint8] = np.array(bits, dtype=np.uint8)  # (rows, bytes)
-    intervals = np.array([row.robust_accuracy.interval for row in rows]).reshape(-1, 2)
+    packed = np.array([_bits(row) for row in rows], dtype=np.uint8)  # (rows, bytes)
     runs, start = [], 0
     while start < len(rows):
-        below = slice(start + 1, len(rows))
-        separated = intervals[below, 1] < intervals[start, 0]
-        if known[start]:
-            tested = known[below]
-            separated[tested] = _beaten(packed[start], packed[below][tested])
+        separated = _beaten(packed[start], packed[start + 1 :])
         end = start + 1 + int(np.argmax(separated)) if separated.any() else len(rows)
         runs.append((start, end))
         start = end
@@ -157,8 +154,7 @@ def tie_groups(rows: Sequence[Result]) -> list[tuple[int, int]]:
 
 
 def _bits(row: Result) -> NDArray[np.uint8]:
-    if row.robust_bits is None:
-        return np.zeros((row.n_examples + 7) // 8, dtype=np.uint8)
+    assert row.robust_bits is not None, "a result without outcomes has no rank"
     return np.frombuffer(row.robust_bits, dtype=np.uint8)
 
 

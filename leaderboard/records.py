@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+from robustbench_lite.core.flag_rules import AUTOATTACK, BLACK_BOX
+
+# The status of a row. Only the first two may hold a rank.
+MEASURED = "measured"  # no flag; whoever ran it
+VERIFIED = "verified"  # an entry whose evidence `rbl verify` checked again
+FLAGGED = "flagged"  # a flag is raised
+REPORTED = "reported"  # a number without what it was counted from
+RANKED = (MEASURED, VERIFIED)
+STATUSES = (*RANKED, FLAGGED, REPORTED)
 
 
 @dataclass(frozen=True)
@@ -44,10 +55,18 @@ class AttackSpec:
     title: str
     parameters: tuple[tuple[str, str], ...]
 
+    @cached_property
+    def attack(self) -> str:
+        """The registered name of what runs, which `name` calls by another name."""
+        return dict(self.parameters).get("attack", "")
+
 
 @dataclass(frozen=True)
 class ProtocolInfo:
-    """The protocol: full id, its parts, content hash, and its attacks in order."""
+    """The protocol: full id, its parts, content hash, and its attacks in order.
+
+    `passes` are the forward passes of its verifier, more than 1 for randomised networks.
+    """
 
     id: str
     name: str
@@ -57,8 +76,14 @@ class ProtocolInfo:
     eps_value: float
     engine: str
     engine_version: str
+    passes: int
     hash: str
     attacks: tuple[AttackSpec, ...]
+
+    @cached_property
+    def may_hold_black_box(self) -> bool:
+        """Whether an attack uses no gradient, or may have a stage that uses none."""
+        return any(one.attack in BLACK_BOX or one.attack == AUTOATTACK for one in self.attacks)
 
     @property
     def engine_text(self) -> str:
@@ -113,8 +138,14 @@ class Result:
 
     Args:
         outcomes: per example; None when the file stores none.
+        flags: raised by the checks; and `submitted`, of an entry that nobody verified.
+        rechecked: an entry whose evidence `rbl verify` checked again.
+        unchecked: names of the checks that the file should hold and does not: nothing says that
+            their flags did not rise.
         settings: what fixed the bits of the run (batch size, threads, ...); empty when not stored.
         checks: of every check that could have raised a flag, as stored; empty when not stored.
+        examples_hash: SHA-256 of the `examples.parquet` written with it, 64 digits; empty when not
+            stored.
         file_hash: of the file's bytes.
     """
 
@@ -134,11 +165,13 @@ class Result:
     attacks: Mapping[str, AttackResult]
     outcomes: Outcomes | None
     flags: tuple[Flag, ...]
-    status: str
+    rechecked: bool
+    unchecked: tuple[str, ...]
     environment: Mapping[str, object]
     git_commit: str
     settings: Mapping[str, object]
     checks: Mapping[str, object]
+    examples_hash: str
     file_hash: str
 
     @property
@@ -147,9 +180,35 @@ class Result:
         return None if self.outcomes is None else self.outcomes.robust
 
     @property
-    def verified(self) -> bool:
+    def status(self) -> str:
+        """One of `STATUSES`."""
+        if self.outcomes is None:
+            return REPORTED
+        if self.flags:
+            return FLAGGED
+        if self.unchecked:
+            return REPORTED
+        return VERIFIED if self.rechecked else MEASURED
+
+    @property
+    def ranked(self) -> bool:
         """Whether the row may hold a rank."""
-        return self.status == "verified"
+        return self.status in RANKED
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the row has no rank: its flags, and what is missing; empty for a ranked row."""
+        return (*(flag.name for flag in self.flags), *self.missing)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the file does not store and a rank needs, in words."""
+        missing = [] if self.outcomes is not None else ["no outcomes stored"]
+        if self.unchecked:
+            few = len(self.unchecked) <= 3
+            names = ", ".join(self.unchecked) if few else f"{len(self.unchecked)} flags"
+            missing.append(f"no check of {names} stored")
+        return tuple(missing)
 
     @property
     def cost(self) -> float:

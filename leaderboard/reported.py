@@ -15,8 +15,6 @@ from robustbench_lite.leaderboard.published_numbers import (
     Row,
 )
 
-STATUS = "reported"
-
 
 @dataclass(frozen=True, order=True)
 class ReportedKey:
@@ -50,7 +48,7 @@ class ReportedRow:
         attacks: accuracy by heading of the column.
         shown: all of these as printed, with their marks, by heading.
         cell_marks: by heading: `" (memory)"` and the like, which goes with a number everywhere.
-        marks: how far its numbers were checked, where that is not `verified`.
+        marks: how far its numbers were checked, where they were not read at the source.
         note: what a reader must know besides.
     """
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from robustbench_lite.leaderboard.display import NOTHING, percent, plain, radius, threat
 from robustbench_lite.leaderboard.page_views import MANY_ATTACKS, View
 from robustbench_lite.leaderboard.ranking import UNRANKED
-from robustbench_lite.leaderboard.reported import STATUS, ReportedRow, headings_of
+from robustbench_lite.leaderboard.records import REPORTED
+from robustbench_lite.leaderboard.reported import ReportedRow, headings_of
 
 
 def reported_view(rows: Sequence[ReportedRow], number: int) -> View:
@@ -39,6 +40,7 @@ def reported_view(rows: Sequence[ReportedRow], number: int) -> View:
         "wide": len(headings) > MANY_ATTACKS,
         "axis": None,  # nothing was measured: no worst case, interval or cost
         "ties": False,
+        "counts": "",
         "rows": [_row_view(row, headings) for row in rows],
     }
 
@@ -55,9 +57,9 @@ def _row_view(row: ReportedRow, headings: Sequence[str]) -> View:
         "extra_data": False,
         "clean": _marked(row, row.clean_heading, row.clean),
         "attacks": [_marked(row, heading, row.attacks.get(heading)) for heading in headings],
-        "verified": False,
-        "status": STATUS,
+        "status": REPORTED,
         "flags": [],
+        "missing": "",
         "attack_rows": [],
         "facts": [
             ("As printed", [(plain(name), plain(text), False) for name, text in row.shown.items()]),

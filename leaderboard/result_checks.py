@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from functools import lru_cache
 
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
+from robustbench_lite.leaderboard.radii import read_radius
 from robustbench_lite.leaderboard.records import Accuracy, Outcomes
 from robustbench_lite.leaderboard.statistics import packed_outcomes, unpack_labels, wilson_interval
 
@@ -63,12 +63,12 @@ def check_eps(fields: Fields) -> float:
     Raises:
         ResultError: when `eps` is no fraction or decimal, or `eps_value` is another number.
     """
-    try:
-        exact = float(Fraction(fields.text("eps")))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise fields.refuse("eps", "a fraction or decimal, such as '8/255'") from None
-    if exact < 0 or abs(fields.number("eps_value") - exact) > TOLERANCE:
-        raise fields.refuse("eps_value", f"{shown(fields.text('eps'))} as a number, at least 0")
+    radius = read_radius(fields.text("eps"))
+    if radius is None:
+        raise fields.refuse("eps", "a fraction or decimal of at least 0, such as '8/255'")
+    exact = float(radius)
+    if abs(fields.number("eps_value") - exact) > TOLERANCE:
+        raise fields.refuse("eps_value", f"{shown(fields.text('eps'))} as a number")
     return exact
 
 

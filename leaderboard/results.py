@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import TypeVar
 
 import orjson
 
 from robustbench_lite.leaderboard.collector import resting
-from robustbench_lite.leaderboard.entries import SUBMITTED, is_verified_submission
+from robustbench_lite.leaderboard.entries import SUBMITTED, is_rechecked, is_submission
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields, shown
 from robustbench_lite.leaderboard.records import (
+    FLAGGED,
+    MEASURED,
     Accuracy,
     AttackResult,
     DatasetInfo,
-    Flag,
     ModelInfo,
     ProtocolInfo,
     Result,
@@ -29,68 +30,37 @@ from robustbench_lite.leaderboard.result_checks import (
     check_stages,
     read_accuracy,
 )
+from robustbench_lite.leaderboard.result_files import FILE_NAME, find_results, found_files
+from robustbench_lite.leaderboard.stored_bytes import is_sealed, read_bytes
+from robustbench_lite.leaderboard.stored_flags import check_black_box, read_flags
 from robustbench_lite.leaderboard.stored_protocol import read_protocol
 
-__all__ = ["FILE_NAME", "SCHEMA_VERSION", "Result", "find_results", "load_result", "load_results"]
+__all__ = [
+    "FILE_NAME",
+    "SCHEMA_VERSION",
+    "Result",
+    "find_results",
+    "load_readable",
+    "load_result",
+    "load_results",
+]
 
-SCHEMA_VERSION = 1
-FILE_NAME = "result.json"
+SCHEMA_VERSION = 2
+SEALED_SCHEMA = 2  # since it results carry a checksum, and the status in today's words
+STORED_STATUS = {1: ("verified", "unverified"), 2: (MEASURED, FLAGGED)}  # without and with flags
 MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
 
-
-def find_results(paths: Iterable[str | Path]) -> list[Path]:
-    """Every stored result in or below some paths.
-
-    Args:
-        paths: result files, or folders searched at any depth for `result.json` (links to folders
-            are not followed).
-
-    Returns:
-        The files, sorted by name, each once.
-
-    Raises:
-        ResultError: for a path that does not exist or a folder that cannot be read.
-    """
-    found: dict[str, str] = {}  # what a name leads to -> the first of its names
-    for path in map(Path, paths):
-        if path.is_file():
-            pairs = [(os.path.realpath(path), str(path))]
-        elif path.is_dir():
-            pairs = list(_files_below(str(path)))
-        else:
-            raise ResultError(f"{path}: not found; give a result file or a folder of results")
-        for real, name in pairs:
-            found[real] = min(name, found.get(real, name))
-    return [Path(name) for name in sorted(found.values())]
-
-
-def _files_below(folder: str) -> Iterator[tuple[str, str]]:
-    """Real paths and names; a link in the way is looked up only where there is one."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise ResultError(f"{error.filename}: cannot be read: {error.strerror}")
-
-    root, waiting = os.path.realpath(folder), [folder]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                found = list(entries)
-        except OSError as error:
-            refuse(error)
-        waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
-        for name in [entry for entry in found if entry.name == FILE_NAME and not entry.is_dir()]:
-            if name.is_symlink():
-                yield os.path.realpath(name.path), name.path
-            else:
-                yield os.path.join(root, name.path[len(folder) :].lstrip(os.sep)), name.path
+logger = logging.getLogger(__name__)
+Loaded = TypeVar("Loaded")
 
 
 def load_result(path: str | Path) -> Result:
     """Read one result and refuse it unless it agrees with itself.
 
-    Every accuracy is recomputed from its counts, every count from the packed outcomes where there
-    are any, and every interval from the counts: an edited number is caught. A submitted result that
-    nobody verified (see `entries`) carries a flag that says so.
+    The checksum has to be that of the file (results before schema 2 have none). Every accuracy is
+    recomputed from its counts, every count from the packed outcomes where there are any, every
+    interval from the counts and every flag from the checks: an edited number is caught. A submitted
+    result that nobody verified (see `entries`) carries a flag that says so.
 
     Args:
         path: a `result.json`, or the folder that holds it.
@@ -103,15 +73,15 @@ def load_result(path: str | Path) -> Result:
     """
     file = str(path)
     try:
-        content = _read(file)
-    except IsADirectoryError:
+        content = read_bytes(file)
+    except ResultError:
+        if not os.path.isdir(file):
+            raise
         file = os.path.join(file, FILE_NAME)
-        content = _read(file)
+        content = read_bytes(file)
+    sealed = is_sealed(file, content)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    result = _result(Fields(_parse(file, content), file), digest)
-    if not is_verified_submission(file, result):
-        return replace(result, flags=(*result.flags, SUBMITTED), status="unverified")
-    return result
+    return _result(Fields(_parse(file, content), file), digest, sealed=sealed)
 
 
 def load_results(paths: Iterable[str | Path]) -> list[Result]:
@@ -125,23 +95,44 @@ def load_results(paths: Iterable[str | Path]) -> list[Result]:
 
     Raises:
         ResultError: for the first path or file that is refused, as of `find_results` and
-            `load_result`.
+            `load_result`; `load_readable` leaves such files out.
     """
     files = find_results(paths)
     with resting():
         return [load_result(file) for file in files]
 
 
-def _read(file: str) -> bytes:
-    try:
-        with open(file, "rb", buffering=0) as stream:  # one read of a small file
-            return stream.readall()
-    except FileNotFoundError:
-        raise ResultError(f"{file}: not found; need a result.json or its folder") from None
-    except IsADirectoryError:
-        raise
-    except OSError as error:
-        raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
+def load_readable(paths: Iterable[str | Path], load: Callable[[Path], Loaded]) -> list[Loaded]:
+    """What can be read of the results in or below some paths; a warning names each of the others.
+
+    Args:
+        paths: as of `find_results`. A file named itself has to be readable.
+        load: of one file, such as `load_result`.
+
+    Returns:
+        What `load` gave, in the order of `find_results`; empty when there is no result.
+
+    Raises:
+        ResultError: for a path that does not exist, for a file named itself that is refused, and
+            for the first file when there are files and none can be read.
+    """
+    problems: list[ResultError] = []
+    files = found_files(paths, problems.append)
+    loaded = []
+    with resting():
+        for name, is_named in files:
+            try:
+                loaded.append(load(Path(name)))
+            except ResultError as error:
+                if is_named:
+                    raise
+                problems.append(error)
+    if problems and not loaded:
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ResultError(f"{problems[0]}{others}")
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return loaded
 
 
 def _parse(file: str, content: bytes) -> object:
@@ -153,8 +144,8 @@ def _parse(file: str, content: bytes) -> object:
     return data
 
 
-def _result(fields: Fields, file_hash: str) -> Result:
-    _check_schema(fields)
+def _result(fields: Fields, file_hash: str, *, sealed: bool) -> Result:
+    version = _schema(fields, sealed=sealed)
     n = fields.integer("n_examples", 1, MOST_EXAMPLES)
     examples = fields.child("examples")
     if examples.integer("count", 1) != n:
@@ -164,7 +155,19 @@ def _result(fields: Fields, file_hash: str) -> Result:
     robust = read_accuracy(fields.child("robust_accuracy"), n)
     attacks = _attacks(fields, protocol, clean)
     by_attack = {name: attack.accuracy for name, attack in attacks.items()}
-    flags = tuple(_flag(flag) for flag in fields.children("flags"))
+    outcomes = check_outcomes(fields, clean, robust, by_attack)
+    checks = fields.optional_child("checks").data
+    if outcomes is None and not checks:
+        raise ResultError(
+            f"{fields.source}: holds neither 'outcomes' nor 'checks', so nothing in it can be "
+            "counted again; evaluate again"
+        )
+    check_black_box(fields, protocol, attacks, outcomes, n)
+    flags, unchecked = read_flags(fields, protocol)
+    _check_status(fields, version, flagged=bool(flags))
+    model = _model(fields.child("model"))
+    submitted = is_submission(fields.source, model.kind)
+    rechecked = submitted and is_rechecked(fields.source, file_hash, robust.correct)
     return Result(
         name=fields.text("name"),
         defense=fields.optional_text("defense"),
@@ -172,7 +175,7 @@ def _result(fields: Fields, file_hash: str) -> Result:
         parameters=fields.integer("parameters", 0),
         extra_data=fields.optional_truth("extra_data"),
         dataset=_dataset(fields.child("dataset")),
-        model=_model(fields.child("model")),
+        model=model,
         protocol=protocol,
         n_examples=n,
         first_example=examples.integer("first", 0),
@@ -180,26 +183,48 @@ def _result(fields: Fields, file_hash: str) -> Result:
         clean_accuracy=clean,
         robust_accuracy=robust,
         attacks=attacks,
-        outcomes=check_outcomes(fields, clean, robust, by_attack),
-        flags=flags,
-        status=_status(fields, flags),
+        outcomes=outcomes,
+        flags=(*flags, SUBMITTED) if submitted and not rechecked else flags,
+        rechecked=rechecked,
+        unchecked=unchecked,
         environment=fields.child("environment").data,
         git_commit=fields.optional_text("git_commit"),
         settings=fields.optional_child("settings").data,
-        checks=fields.optional_child("checks").data,
+        checks=checks,
+        examples_hash=_examples_hash(fields),
         file_hash=file_hash,
     )
 
 
-def _check_schema(fields: Fields) -> None:
+def _schema(fields: Fields, *, sealed: bool) -> int:
     version = fields.value("schema_version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise fields.refuse("schema_version", f"{SCHEMA_VERSION}")
+        raise fields.refuse("schema_version", f"1 to {SCHEMA_VERSION}")
     if version > SCHEMA_VERSION:
         raise ResultError(
             f"{fields.source}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
             "this version reads: upgrade robustbench_lite"
         )
+    if version >= SEALED_SCHEMA and not sealed:
+        raise ResultError(
+            f"{fields.source}: has no checksum at its end, as schema_version {version} has: it was "
+            "cut or edited; restore the file, or write it anew with the command that made it"
+        )
+    return version
+
+
+def _check_status(fields: Fields, version: int, *, flagged: bool) -> None:
+    """The stored word follows from the flags; what is shown is derived again (`Result.status`)."""
+    allowed = STORED_STATUS[version]
+    if fields.choice("status", allowed) != allowed[flagged]:
+        raise fields.refuse("status", f"'{allowed[flagged]}', from the flags")
+
+
+def _examples_hash(fields: Fields) -> str:
+    """As `examples_sha256` says, without the algorithm's name; empty in results that lack it."""
+    if fields.data.get("examples_sha256") is None:
+        return ""
+    return fields.text("examples_sha256").removeprefix("sha256:")
 
 
 def _dataset(fields: Fields) -> DatasetInfo:
@@ -240,20 +265,3 @@ def _attacks(fields: Fields, protocol: ProtocolInfo, clean: Accuracy) -> dict[st
             stages=check_stages(attack, clean, accuracy),
         )
     return attacks
-
-
-def _flag(fields: Fields) -> Flag:
-    return Flag(
-        name=fields.text("name"),
-        value=fields.optional_number("value"),
-        threshold=fields.optional_number("threshold"),
-        meaning=fields.optional_text("meaning"),
-        follow_up=fields.optional_text("follow_up"),
-    )
-
-
-def _status(fields: Fields, flags: tuple[Flag, ...]) -> str:
-    status = fields.choice("status", ("verified", "unverified"))
-    if flags and status == "verified":
-        raise fields.refuse("status", f"'unverified': {len(flags)} flag(s) are raised")
-    return status

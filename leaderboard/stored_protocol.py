@@ -80,6 +80,7 @@ def _checked(fields: Fields) -> ProtocolInfo:
         eps_value=check_eps(fields),
         engine=fields.text("engine"),
         engine_version=fields.optional_text("engine_version"),
+        passes=fields.integer("passes", 1) if "passes" in fields.data else 1,
         hash=fields.text("hash"),
         attacks=attacks,
     )

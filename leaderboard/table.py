@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.collector import resting
 from robustbench_lite.leaderboard.ranking import UNRANKED, RankedResult, RankGroup, rank_results
-from robustbench_lite.leaderboard.records import Result
-from robustbench_lite.leaderboard.reported import STATUS, ReportedRow, group_reported
+from robustbench_lite.leaderboard.records import REPORTED, Result
+from robustbench_lite.leaderboard.reported import ReportedRow, group_reported
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -65,9 +65,10 @@ def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ())
         `worst_case` is the robust accuracy, with `interval_lo` and `interval_hi` its 95% Wilson
         bounds; `worst_class` the lowest robust accuracy of a class and `worst_class_label` which
         (NaN and None where the result stores no labels); `cost` is forward plus backward passes
-        per example attacked; `flags` are names joined by commas. Of reported rows `status` is
-        `reported`, `flags` says which numbers are not verified, `source` is the paper; what a
-        paper does not state is NaN, None or empty.
+        per example attacked; `status` is one of `records.STATUSES`, and `flags` says why a row
+        has no rank: the flags and what the file does not store, joined by commas. Of published
+        rows `status` is `reported`, `flags` says which numbers were not read at the source,
+        `source` is the paper; what a paper does not state is NaN, None or empty.
     """
     with resting():
         return _table(results, reported)
@@ -163,7 +164,7 @@ def _record(row: RankedResult) -> dict[str, object]:
         "protocol_id": protocol.id,
         "engine": protocol.engine_text,
         "status": result.status,
-        "flags": ", ".join(flag.name for flag in result.flags),
+        "flags": ", ".join(result.reasons),
         "extra_data": result.extra_data,
         "cost": result.cost,
         "dataset": result.dataset.name,
@@ -198,7 +199,7 @@ def _reported_record(row: ReportedRow) -> dict[str, object]:
         "architecture": row.model,
         "clean": math.nan if row.clean is None else row.clean,
         "protocol_id": key.protocol_id,
-        "status": STATUS,
+        "status": REPORTED,
         "flags": row.marks,
         "dataset": key.dataset,
         "split": key.split,

@@ -16,6 +16,7 @@ from robustbench_lite.leaderboard.columns import (
     status_text,
 )
 from robustbench_lite.leaderboard.display import cells, padded, plain, shortened
+from robustbench_lite.leaderboard.records import MEASURED
 
 WIDTH = 100
 NAME_WIDTH = 28
@@ -48,12 +49,12 @@ def _terminal_table(section: Section) -> str:
         for row_texts in zip(*texts.values(), strict=True)
     ]
     rule = "─" * _total(widths)
-    flagged = [
+    statuses = [
         shortened(f"  {_name(row)}: {plain(status_text(row))}", WIDTH)
         for row in section.rows
-        if row["status"] != "verified" and not is_reported(section)
+        if row["status"] != MEASURED and not is_reported(section)
     ]
-    body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes_for(section), *flagged]
+    body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes_for(section), *statuses]
     return "\n".join(body) + "\n"
 
 

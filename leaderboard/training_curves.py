@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_lite.core.integrity import ChecksumError, check_line, has_checksum
 from robustbench_lite.leaderboard.display import plain, shortened
 from robustbench_lite.leaderboard.errors import ResultError
 from robustbench_lite.leaderboard.fields import Fields
@@ -68,6 +69,8 @@ def load_run(folder: str | Path) -> Run:
 def _rows(file: Path) -> list[Fields]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            check_line(line)
         return [Fields(json.loads(line), f"{file}: line {i + 1}") for i, line in enumerate(lines)]
     except FileNotFoundError:
         raise ResultError(f"{file}: not found; give a run folder, as rbl train writes it") from None
@@ -76,19 +79,29 @@ def _rows(file: Path) -> list[Fields]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, ResultError):
             raise
-        raise ResultError(f"{file}: not lines of JSON") from error
+        why = str(error) if isinstance(error, ChecksumError) else "not lines of JSON"
+        raise ResultError(f"{file}: {why}") from error
 
 
 def _best(folder: Path, rows: Sequence[Fields]) -> tuple[int, float] | None:
     """The best checkpoint's epoch, by its card; None where there is no card."""
     card = folder / "best" / "card.json"
     try:
-        epoch = Fields(json.loads(card.read_text(encoding="utf-8")), str(card)).integer("epoch", 0)
+        content = card.read_bytes()
+        has_checksum(content)
+        fields = Fields(json.loads(content), str(card))
+        epoch, metrics = fields.integer("epoch", 0), fields.optional_child("metrics").data
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ResultError(f"{card}: cannot be read") from error
+    except ResultError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultError(f"{card}: cannot be read: {str(error)[:120]}") from error
     for row in rows:
+        if row.data.get("epoch") == epoch and any(
+            row.data.get(key, value) != value for key, value in metrics.items()
+        ):
+            raise ResultError(f"{row.source}: is not of the run whose best checkpoint is {card}")
         if row.data.get("epoch") == epoch and "robust_accuracy" in row.data:
             return epoch, row.number("robust_accuracy")
     return None

@@ -5,16 +5,16 @@ The names below are imported when first used; `import robustbench_lite` alone im
 
 from __future__ import annotations
 
-from importlib import import_module as _import_module
-from pathlib import Path as _Path
+import os as _os
 
 __version__ = "0.1.0"
 
 # In a checkout `attacks/`, `defenses/` and `leaderboard/` lie beside this folder (setup.cfg maps
 # them into this package). Letting the package look there makes a bare checkout importable too.
-_checkout = _Path(__file__).resolve().parent.parent
-if (_checkout / "setup.cfg").is_file():
-    __path__.append(str(_checkout))
+# (Not by `pathlib`, which is slow to import: until a command's `main` runs, Ctrl-C is a traceback.)
+_checkout = _os.path.dirname(_os.path.dirname(_os.path.realpath(__file__)))
+if _os.path.isfile(_os.path.join(_checkout, "setup.cfg")):
+    __path__.append(_checkout)
 
 _EXPORTS = {
     "InputError": "robustbench_lite.errors",
@@ -33,7 +33,9 @@ __all__ = ["__version__", *_EXPORTS]
 
 def __getattr__(name: str) -> object:
     if name in _EXPORTS:
-        return getattr(_import_module(_EXPORTS[name]), name)
+        from importlib import import_module
+
+        return getattr(import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

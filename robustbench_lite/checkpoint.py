@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.errors import InputError
@@ -28,6 +28,7 @@ from robustbench_lite.checkpoint_card import (
     function_fields,
     network_of,
     read_card,
+    read_card_file,
 )
 from robustbench_lite.folder_swap import publish, staging_folder, sync
 from robustbench_lite.models.classifier import Classifier
@@ -80,13 +81,14 @@ def save_checkpoint(folder: str | Path, model: nn.Module, card: Card) -> None:
     reference = network_without_weights(card)
     check_weights(tensors, reference, "the network", card.num_classes)
     _check_count(card, reference, "the network")
-    text = card_text(card)
+    weights = save(tensors, metadata={"format": "pt"})
+    text = card_text(card, hashlib.sha256(weights).hexdigest())
     target = Path(os.path.realpath(folder))
     staged = staging_folder(target)
     try:
         staged.mkdir(parents=True)
         # By way of memory: safetensors' own writer makes files that only their owner can read.
-        (staged / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (staged / WEIGHTS_FILE).write_bytes(weights)
         (staged / CARD_FILE).write_text(text, encoding="utf-8")
         for path in (staged / WEIGHTS_FILE, staged / CARD_FILE, staged):
             sync(path)
@@ -276,12 +278,16 @@ def _read_folder(folder: str | Path) -> tuple[Card, dict[str, Tensor]]:
             raise InputError(
                 f"{path} has no {name}: a checkpoint folder holds {WEIGHTS_FILE} and {CARD_FILE}"
             )
-    card = read_card(path / CARD_FILE)
+    card, expected = read_card_file(path / CARD_FILE)
+    weights = path / WEIGHTS_FILE
     try:
-        return card, load_file(path / WEIGHTS_FILE)
-    except (SafetensorError, OSError) as error:
+        content = weights.read_bytes()
+        if expected and hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError(f"not the weights that {CARD_FILE} describes")
+        return card, load(content)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path / WEIGHTS_FILE} is damaged or incomplete ({_first_line(error)}): copy it again"
+            f"{weights} is damaged or incomplete ({_first_line(error)}): copy it again"
         ) from error
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.registry import unknown_name
+from robustbench_lite.core.integrity import CHECKSUM, ChecksumError, has_checksum, with_checksum
 from robustbench_lite.models import build_model
 
 if TYPE_CHECKING:
     from torch import nn
 
+logger = logging.getLogger(__name__)
+
 CARD_FILE = "card.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+UNCHECKED_VERSION = 1  # older, still read: without checksums
+WEIGHTS_HASH = "weights_sha256"
 
 # The card's fields that, with the weights, determine the function computed.
 _FUNCTION_FIELDS = (
@@ -27,6 +35,7 @@ _FUNCTION_FIELDS = (
     "mean",
     "std",
 )
+_SHA256 = re.compile("[0-9a-f]{64}")
 _NONE = type(None)
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "schema_version": (int,),
@@ -58,7 +67,7 @@ class Card:
     """What a checkpoint's weights are and where they come from.
 
     Args:
-        schema_version: of this record; raised when fields change.
+        schema_version: of the file it was read from; raised when fields change.
         name: of the run, such as the recipe's name.
         defense: registered defense that trained it; `""` if unknown.
         architecture: registered architecture.
@@ -116,10 +125,10 @@ class Card:
             if isinstance(value, bool) or not isinstance(value, types):
                 wanted = " or ".join("null" if t is _NONE else t.__name__ for t in types)
                 raise InputError(f"card field {name}={value!r} must be {wanted}")
-        if self.schema_version != SCHEMA_VERSION:
+        if self.schema_version not in (UNCHECKED_VERSION, SCHEMA_VERSION):
             raise InputError(
-                f"card schema_version={self.schema_version} must be {SCHEMA_VERSION}, the only one "
-                "this robustbench-lite knows"
+                f"card schema_version={self.schema_version} must be {UNCHECKED_VERSION} or "
+                f"{SCHEMA_VERSION}, which this robustbench-lite knows"
             )
         clash = sorted({"name", *_FUNCTION_FIELDS} & set(self.architecture_kwargs))
         if clash:
@@ -133,30 +142,57 @@ def _numbers(name: str, values: list[Any] | tuple[Any, ...]) -> tuple[int | floa
     return tuple(values) if name == "image_size" else tuple(float(value) for value in values)
 
 
-def card_text(card: Card) -> str:
-    """The card as JSON, in the order of its fields, ending in a newline.
+def card_text(card: Card, weights_sha256: str) -> str:
+    """The card as JSON, in the order of its fields, with the hash of its weights and a checksum.
+
+    Args:
+        card: what is said of the weights.
+        weights_sha256: of the file beside it, 64 hexadecimal digits.
 
     Raises:
         InputError: when it holds what JSON cannot, such as NaN or a path object.
     """
     try:
-        text = json.dumps(asdict(card), indent=2, ensure_ascii=False, allow_nan=False)
+        values = {**asdict(card), "schema_version": SCHEMA_VERSION, WEIGHTS_HASH: weights_sha256}
+        return with_checksum(values)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"card of {card.name!r} cannot be written as JSON: {error}; use finite numbers, "
             "strings, lists and dictionaries"
         ) from error
-    return text + "\n"
 
 
 def read_card(path: str | Path) -> Card:
-    """Read one `card.json`.
+    """Read one `card.json`, without looking at the weights beside it.
 
     Raises:
-        InputError: when it is not JSON, or a key is missing, unknown or of the wrong type.
+        InputError: when it is not JSON or does not fit its checksum, or when a key is missing,
+            unknown or of the wrong type.
+    """
+    return read_card_file(path)[0]
+
+
+def read_card_file(path: str | Path) -> tuple[Card, str]:
+    """Read one `card.json`, and the hash of the weights that it belongs to.
+
+    A card without a checksum (of an older version, or edited on purpose) is read, and a warning
+    says what could not be checked.
+
+    Returns:
+        The card, and the SHA-256 of its weights: 64 hexadecimal digits, empty in cards of schema 1.
+
+    Raises:
+        InputError: as of `read_card`.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+        content = Path(path).read_bytes()
+        sealed = has_checksum(content)
+        values = json.loads(content, parse_constant=_no_constant)
+    except ChecksumError as error:
+        raise InputError(
+            f"{path}: {error}; restore it; if you edited it on purpose, remove its line "
+            f'"{CHECKSUM}", and the comma before it'
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): restore or rewrite it") from error
     except OSError as error:
@@ -169,6 +205,11 @@ def read_card(path: str | Path) -> Card:
             f"{path} has schema_version={newer}; this robustbench-lite reads {SCHEMA_VERSION}: "
             "upgrade it"
         )
+    checked = {} if newer == UNCHECKED_VERSION else {WEIGHTS_HASH: values.pop(WEIGHTS_HASH, None)}
+    values.pop(CHECKSUM, None)
+    weights = checked.get(WEIGHTS_HASH, "")
+    if not isinstance(weights, str) or (checked and not _SHA256.fullmatch(weights)):
+        raise InputError(f"{path}: {WEIGHTS_HASH} must be 64 hexadecimal digits")
     known = {field.name: field for field in fields(Card)}
     missing = [name for name in known if name not in values]
     unknown = [name for name in values if name not in known]
@@ -177,9 +218,17 @@ def read_card(path: str | Path) -> Card:
     if unknown:
         raise InputError(f"{path}: {unknown_name('field', unknown[0], known)}")
     try:
-        return Card(**values)
+        card = Card(**values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    if not sealed:
+        _warn_unchecked(str(path))
+    return card, weights
+
+
+@cache  # once a file
+def _warn_unchecked(path: str) -> None:
+    logger.warning("%s has no checksum: damage to it or its weights cannot be seen", path)
 
 
 def _no_constant(text: str) -> float:

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 
 def describe_difference(
-    there: Mapping[str, object], now: Mapping[str, object], *, most: int | None = 160
+    there: Mapping[str, object], now: Mapping[str, object], prefix: str = ""
 ) -> str:
-    """`key: a there, b now` for every leaf that differs, nested keys with dots; `""` when equal.
-
-    Args:
-        there: what was found.
-        now: what it is held against.
-        most: characters, about: of longer texts the shortest differences are told, and how many
-            there are beside; None tells all.
-    """
-    found = list(_differences(there, now, ""))
-    kept, used = [], 0
-    for text in sorted(found, key=len):
-        used += len(text) + 2
-        if most is None or not kept or used <= most:
-            kept.append(text)
-    rest = len(found) - len(kept)
-    told = [text for text in found if text in kept]
-    return "; ".join([*told, *([f"and {rest} more"] if rest else [])])
-
-
-def _differences(
-    there: Mapping[str, object], now: Mapping[str, object], prefix: str
-) -> Iterator[str]:
+    """`key: a there, b now` for every leaf that differs, nested keys with dots; `""` when equal."""
+    found = []
     for key in sorted({*there, *now}):
         old, new = there.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{prefix}{key}.")
+            if inner := describe_difference(old, new, f"{prefix}{key}."):
+                found.append(inner)
         elif old != new:
-            yield f"{prefix}{key}: {_short(old)} there, {_short(new)} now"
+            found.append(f"{prefix}{key}: {_short(old)} there, {_short(new)} now")
+    return "; ".join(sorted(found, key=len))  # the shortest first: a message may be cut
 
 
 def first_line(error: BaseException) -> str:

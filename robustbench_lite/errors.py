@@ -2,7 +2,11 @@
 
 from robustbench_lite.attacks.errors import InputError
 
-__all__ = ["InputError", "LedgerMismatchError", "StorageError"]
+__all__ = ["DamagedFileError", "InputError", "LedgerMismatchError", "StorageError"]
+
+
+class DamagedFileError(InputError):
+    """A stored file is not as it was written; the message names it and says what to do."""
 
 
 class LedgerMismatchError(InputError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -16,15 +16,21 @@ from torch import Tensor
 
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 from robustbench_lite.attacks.random_numbers import fold_seed, seeded
-from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.search_network import SearchNetwork, search_network
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import Split
-from robustbench_lite.errors import InputError
+from robustbench_lite.errors import DamagedFileError, InputError
 from robustbench_lite.evaluation_terms import Settings, evaluation_header
 from robustbench_lite.evidence import compress
 from robustbench_lite.flag_checks import measure_flags
-from robustbench_lite.ledger import CLEAN, Ledger, fix_environment, open_ledger
+from robustbench_lite.flags import read_measured
+from robustbench_lite.ledger import (
+    CLEAN,
+    Ledger,
+    fix_environment,
+    open_ledger,
+)
 from robustbench_lite.model_checks import check_attackable
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.network_errors import passes_of
@@ -32,11 +38,13 @@ from robustbench_lite.numerics import check_seed, deterministic, memory_told
 from robustbench_lite.part_rows import part_rows
 from robustbench_lite.processes import alone_in
 from robustbench_lite.results import read_results, write_results
-from robustbench_lite.storage import write_json
+from robustbench_lite.storage import put_aside, read_sealed_json, write_sealed_json
 from robustbench_lite.verifier import Verdict, plain_numerics, verify
 from robustbench_lite.workers import ALONE, Workers
 
 __all__ = ["Progress", "Settings", "evaluate"]
+
+logger = logging.getLogger(__name__)
 
 _SMALLER = "choose another --out with a smaller --batch-size"
 
@@ -106,18 +114,24 @@ def evaluate(
         For each correct example the attacks' own passes, plus one forward per attack.
     """
     n = len(data) if n is None else n
-    if not 1 <= n <= len(data):
-        raise InputError(f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take")
-    check_seed(seed)
-    protocol.threat.check_diameter(data.images[0].numel())
-    for spec in protocol.attacks:
-        check_attack(spec, protocol.threat, num_classes=data.num_classes)
-    header = evaluation_header(source, data, protocol, n, seed, settings, device)
     workers = workers.next_round()
+    with workers.first_alone("checking terms"):  # what is wrong for all is said once
+        if not 1 <= n <= len(data):
+            raise InputError(
+                f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take"
+            )
+        check_seed(seed)
+        protocol.threat.check_diameter(data.images[0].numel())
+        for spec in protocol.attacks:
+            spec.check(protocol.threat, num_classes=data.num_classes)
+    header = evaluation_header(source, data, protocol, n, seed, settings, device)
     with alone_in(out) if workers.first else nullcontext():
         # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks.
         with workers.first_alone("opening"):
             ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)
+            chunks = -(-n // int(ledger.header.settings["chunk_size"]))  # type: ignore[call-overload]
+            if workers.first:
+                _put_damaged_aside(ledger, [spec.name for spec in protocol.attacks], chunks)
         run = _Evaluation(ledger, source, data, protocol, n, seed, device, workers)
         run.do_missing(progress, now=header.environment)
         with workers.first_alone("writing"):
@@ -156,7 +170,7 @@ class _Evaluation:
         """Compute every part that is not there yet; check the network before the first."""
         specs, workers = {spec.name: spec for spec in self.protocol.attacks}, self.workers
         missing = workers.agreed("missing", lambda: self._missing(list(specs)))
-        if not missing and self.ledger.checks_path.exists():
+        if not missing and workers.agreed("checks", self.ledger.checks_path.exists):
             return
         total = self.chunks * (len(specs) + 1)
         before = total - len(missing)
@@ -213,7 +227,8 @@ class _Evaluation:
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
             )
-        write_json(self.ledger.checks_path, measured.as_dict())
+        terms = {"terms": self.ledger.terms}
+        write_sealed_json(self.ledger.checks_path, {**terms, **measured.as_dict()})
 
     def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
         """The part, with its place in the message of whatever goes wrong in it."""
@@ -305,12 +320,28 @@ class _Evaluation:
         )
 
 
+def _put_damaged_aside(ledger: Ledger, attacks: list[str], chunks: int) -> None:
+    """Rename parts and checks that are damaged, and say that they are computed again."""
+    if not ledger.has_checksums:
+        logger.warning("%s was begun by an older version: no checksums to check", ledger.folder)
+    damaged = ledger.put_damaged_aside(attacks, chunks)
+    try:
+        if ledger.checks_path.exists():
+            read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
+    except DamagedFileError:
+        put_aside(ledger.checks_path)
+        damaged.append(ledger.checks_path)
+    for file in damaged:
+        logger.warning("%s was damaged: renamed to .damaged, computed again", file)
+
+
 def _note_time(ledger: Ledger, attack: str, chunk: int, seconds: float, rank: int) -> None:
     """Add a part's seconds and host to this worker's `timing.json`: never part of a result."""
     path = ledger.timing_path(rank)
     try:
-        parts = json.loads(path.read_text())["parts"]
-    except (OSError, ValueError, KeyError):
-        parts = []
+        stored, sealed = read_sealed_json(path)
+        parts = stored["parts"] if sealed else []
+    except DamagedFileError:
+        parts = []  # seconds are no part of a result
     entry = {"attack": attack, "chunk": chunk, "seconds": round(seconds, 3)}
-    write_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})
+    write_sealed_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.apgd import apgd_ce
+from robustbench_lite.attacks.apgd import ApgdCe
+from robustbench_lite.attacks.contract import RunTerms
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.random_numbers import normal
@@ -100,24 +101,18 @@ class Attacked:
         eps: float,
         steps: int,
     ) -> Tensor:
-        return apgd_ce(
-            self.model,
-            x,
-            y,
+        attack = ApgdCe(steps=steps, restarts=1, rho=0.75, eot=1, staged_eps=False)
+        terms = RunTerms(
             norm=norm,
             eps=eps,
-            steps=steps,
-            restarts=1,
-            rho=0.75,
-            eot=1,
-            staged_eps=False,
             ids=ids,
             seed=self.seed,
+            stream="flags",
             batch_size=len(x),
             passes=self.passes,
-            stream="flags",
             network=network,
         )
+        return attack(self.model, x, y, terms)
 
     def _judge(self, x_adv: Tensor, y: Tensor) -> Tensor:
         """Whether more than half of the passes are wrong, with finite logits: bool (B,)."""

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.attacks.contract import Attack
+from robustbench_lite.attacks.protocol import AttackSpec
+from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.flags import Check, Measured
 from robustbench_lite.ledger import CLEAN
 from robustbench_lite.verifier import largest_norm
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
-
-# Attacks that use no gradient, by registered name.
-BLACK_BOX = {
-    "square",
-    "torchattacks:GN",
-    "torchattacks:OnePixel",
-    "torchattacks:Pixle",
-    "torchattacks:Square",
-    "torchattacks:VANILA",
-}
-_MINIMAL = {"cw_l2"}  # knows no ball: its images may lie outside
 
 
 def outcome_checks(
@@ -69,25 +61,32 @@ def _broken(
 ) -> tuple[set[int] | None, set[int] | None]:
     """Ids broken by a white-box and by a black-box attack; None where the row has no such attack.
 
-    AutoAttack is both when Square is its last stage. In another place (version `plus`) it does not
-    count: what it broke, gradients were not tried on. Of the authors' AutoAttack and torchattacks'
-    nobody knows which stage broke an example.
+    A composite attack that sees gradients is both when its last stages use none, as Square in
+    AutoAttack. In another place (Square in version `plus`) they do not count: what they broke,
+    gradients were not tried on. Of an attack that reports no stages (the authors' AutoAttack,
+    torchattacks') nobody knows which of them broke an example.
     """
     white: set[int] | None = None
     black: set[int] | None = None
-    for spec in protocol["attacks"]:
-        rows = parts[spec["name"]]
+    for spec in map(AttackSpec.from_dict, protocol["attacks"]):
+        rows = parts[spec.name]
         rows = rows[rows["broken"]]
         ids = set(rows["example_id"])
-        blind: set[int] | None = ids if spec["attack"] in BLACK_BOX else None
-        if spec["attack"] == "autoattack":
-            last = stages(spec["version"], protocol["norm"])[-1].name
-            blind = set(rows["example_id"][rows["stage"] == last]) if last in BLACK_BOX else None
-        if blind is not None:
+        if not spec.contract.uses_gradients:
+            black = (black or set()) | ids
+            continue
+        last = _last_without_gradients(spec.contract, protocol["norm"])
+        blind = set(rows["example_id"][rows["stage"].isin(last)])
+        if last:
             black = (black or set()) | blind
-        if spec["attack"] not in BLACK_BOX:
-            white = (white or set()) | (ids - (blind or set()))
+        white = (white or set()) | (ids - blind)
     return white, black
+
+
+def _last_without_gradients(attack: Attack, norm: Norm) -> list[str]:
+    """The stages at the end of a composite attack that use no gradients."""
+    backwards = reversed(list(attack.stages(norm).items()))
+    return [name for name, _ in takewhile(lambda item: not item[1].uses_gradients, backwards)]
 
 
 def _outside(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]) -> Check:
@@ -98,9 +97,9 @@ def _outside(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame])
     """
     limit = largest_norm(protocol["norm"], protocol["eps_value"])
     largest = Check(0.0, 0)
-    for spec in protocol["attacks"]:
-        rows = parts[spec["name"]]
-        if spec["attack"] in _MINIMAL or len(rows) == 0:
+    for spec in map(AttackSpec.from_dict, protocol["attacks"]):
+        rows = parts[spec.name]
+        if spec.contract.minimises_norm or len(rows) == 0:
             continue
         outside = (rows["prediction"] != rows["label"]) & (rows[protocol["norm"].lower()] > limit)
         if largest.points == 0 or float(outside.mean()) > largest.value:

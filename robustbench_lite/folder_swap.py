@@ -8,13 +8,20 @@ import secrets
 import shutil
 from pathlib import Path
 
+from robustbench_lite.core.stopping import held, remove_when_stopped
+
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 def staging_folder(target: Path) -> Path:
-    """A name beside `target` (same file system) that no other process uses."""
-    return target.parent / f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    """A name beside `target` (same file system) that no other process uses.
+
+    What lies there is removed should this process be stopped; otherwise its user removes it.
+    """
+    staged = target.parent / f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    remove_when_stopped(staged, folder=True)
+    return staged
 
 
 def sync(path: Path) -> None:
@@ -88,10 +95,11 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _swap_by_two_renames(staged: Path, target: Path) -> None:
     old = staged.with_name(staged.name + "-old")
-    target.rename(old)
-    try:
-        staged.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
+    with held():  # between the two there is no target
+        target.rename(old)
+        try:
+            staged.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
     shutil.rmtree(old, ignore_errors=True)

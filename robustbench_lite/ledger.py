@@ -4,6 +4,9 @@ A result folder holds `header.json` (the terms, fixed at the start), a Parquet f
 `parts/<attack>/`, optionally its images under `evidence/<attack>/`, `checks.json` (what the flags
 are raised by), and, when all parts are there, `result.json` and `examples.parquet`, both pure
 functions of the former. Seconds live in `timing.json` (of further workers, `timing-<rank>.json`).
+
+Every file that a number depends on carries a checksum of its content; a part also says what it
+belongs to, and the SHA-256 of its images. What does not fit is put aside and computed again.
 """
 
 from __future__ import annotations
@@ -15,17 +18,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_lite.core.integrity import ChecksumError
+from robustbench_lite.core.stored_table import read_table, write_table
 from robustbench_lite.differences import describe_difference, first_line
-from robustbench_lite.errors import InputError, LedgerMismatchError
-from robustbench_lite.storage import write_atomically, write_bytes, write_json
+from robustbench_lite.errors import DamagedFileError, InputError, LedgerMismatchError
+from robustbench_lite.storage import (
+    put_aside,
+    read_sealed_json,
+    write_atomically,
+    write_bytes,
+    write_sealed_json,
+)
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
     import torch
 
-SCHEMA_VERSION = 3  # of the header and the parts; results have their own
+SCHEMA_VERSION = 4  # of the header and the parts; results have their own
+UNCHECKED_VERSION = 3  # older, still read: no file of it carries a checksum
 CLEAN = "clean"
-COLUMNS = {  # of a part: name and Arrow type
+_AGAIN = "run the same rbl evaluate command again: only this part is computed again"
+COLUMNS = {  # of a part: name and type
     "example_id": "int64",
     "label": "int64",
     "clean_prediction": "int64",
@@ -55,16 +68,18 @@ class Header:
         environment: versions, commit, device, and on what attacks search. Must agree while parts
             are missing.
         about: what the leaderboard shows of the model; that of the latest call.
+        schema_version: of the folder; one begun by an older version stays of that version.
     """
 
     identity: Mapping[str, object]
     settings: Mapping[str, object]
     environment: Mapping[str, object]
     about: Mapping[str, object]
+    schema_version: int = SCHEMA_VERSION
 
     def as_dict(self) -> dict[str, object]:
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             "identity": dict(self.identity),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
@@ -99,6 +114,16 @@ class Ledger:
         return [(chunk, attack) for chunk, attack in everything if not self.has_part(attack, chunk)]
 
     @property
+    def terms_of_checks(self) -> str | None:
+        """The terms that `checks.json` has to state; None in folders of older versions."""
+        return self.terms if self.has_checksums else None
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether every file of this folder carries a checksum."""
+        return self.header.schema_version > UNCHECKED_VERSION
+
+    @property
     def checks_path(self) -> Path:
         return self.folder / "checks.json"
 
@@ -107,12 +132,38 @@ class Ledger:
         `timing.json`."""
         return self.folder / (f"timing-{worker}.json" if worker else "timing.json")
 
+    def put_damaged_aside(self, attacks: list[str], chunks: int) -> list[Path]:
+        """Look at every part that is there; rename what is damaged, so that it counts as missing.
+
+        Args:
+            attacks: names of the protocol's attacks.
+            chunks: number of chunks.
+
+        Returns:
+            The files that were damaged, by their old names. Images without a sound part count as
+            damaged only by way of the part.
+
+        Raises:
+            LedgerMismatchError: for a sound part of another evaluation.
+        """
+        damaged = []
+        for attack in (CLEAN, *attacks):
+            for chunk in filter(lambda chunk: self.has_part(attack, chunk), range(chunks)):
+                try:
+                    self.read_part(attack, chunk)
+                    self._evidence(attack, chunk)
+                except DamagedFileError:
+                    part, images = self.part_path(attack, chunk), self.evidence_path(attack, chunk)
+                    for file in filter(Path.exists, (part, images)):
+                        put_aside(file)
+                    damaged.append(part)
+        return damaged
+
     @property
-    def _terms(self) -> dict[bytes, bytes]:
-        """What a part says of the evaluation that it belongs to, as Parquet metadata."""
+    def terms(self) -> str:
+        """What parts and checks say of the evaluation that they belong to."""
         terms = [dict(self.header.identity), dict(self.header.settings)]
-        digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
-        return {b"robustbench_lite.terms": digest.encode()}
+        return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
 
     def write_part(
         self,
@@ -122,48 +173,87 @@ class Ledger:
         evidence: Mapping[str, torch.Tensor] | None,
     ) -> None:
         """Store a finished part; its evidence, if any, goes to disk before the verdicts."""
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
         from safetensors.torch import save
 
-        schema = pyarrow.schema(list(COLUMNS.items()))
-        table = pyarrow.Table.from_pandas(rows, schema=schema, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **self._terms})
+        images = ""
         if evidence is not None:
             tensors = {name: tensor.contiguous().cpu() for name, tensor in evidence.items()}
-            write_bytes(self.evidence_path(attack, chunk), save(tensors))
+            content = save(tensors)
+            images = hashlib.sha256(content).hexdigest()
+            write_bytes(self.evidence_path(attack, chunk), content)
+        facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": images}
         write_atomically(
-            self.part_path(attack, chunk), lambda path: pyarrow.parquet.write_table(table, path)
+            self.part_path(attack, chunk),
+            lambda path: write_table(path, rows, COLUMNS, facts),
         )
 
     def read_part(self, attack: str, chunk: int) -> pandas.DataFrame:
         """Rows of one part, with the columns of `COLUMNS`.
 
         Raises:
-            InputError: when the file is corrupt; it names it and says that removing it is safe.
+            DamagedFileError: when the file is not as it was written; it names it and what to do.
+            LedgerMismatchError: when it is a sound part of another evaluation.
         """
-        import pyarrow
-        import pyarrow.parquet
+        return self._read(attack, chunk)[0]
 
+    def read_evidence(self, attack: str, chunk: int) -> dict[str, torch.Tensor]:
+        """The images that were kept of a part, by name; their checksum is the part's.
+
+        Raises:
+            InputError: when none were kept.
+            DamagedFileError: when part or images are not as they were written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        content = self._evidence(attack, chunk)
+        path = self.evidence_path(attack, chunk)
+        if not content:
+            raise InputError(f"{path} is not there: evaluate with --evidence int8 or float32")
+        try:
+            return load(content)
+        except SafetensorError as error:  # of an older version, without a checksum
+            raise DamagedFileError(f"{path} is damaged ({first_line(error)}); {_AGAIN}") from error
+
+    def _read(self, attack: str, chunk: int) -> tuple[pandas.DataFrame, dict[str, str]]:
         path = self.part_path(attack, chunk)
         try:
-            table = pyarrow.parquet.ParquetFile(path).read()
-            rows: pandas.DataFrame = table.to_pandas()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(
-                f"{path} is corrupt ({first_line(error)}); remove that file and run the same "
-                "command again: only this part is redone"
-            ) from error
-        if list(rows.columns) != list(COLUMNS) or not (rows["attack"] == attack).all():
-            raise InputError(
-                f"{path} is no part of {attack!r}; remove that file and run the same command again"
-            )
-        if not self._terms.items() <= (table.schema.metadata or {}).items():
-            raise InputError(
+            rows, facts = read_table(path)
+            if {name: str(kind) for name, kind in rows.dtypes.items()} != _dtypes():
+                raise ChecksumError("it has other columns than a part")
+            if facts is None:
+                if self.has_checksums:
+                    raise ChecksumError("it has no checksum")
+                facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": ""}
+            terms, part = facts["terms"], facts["part"]
+            if not (rows["attack"] == attack).all() or part != f"{attack}/{chunk}":
+                raise ChecksumError(f"it holds part {part} instead of {attack}/{chunk}")
+        except (ChecksumError, KeyError) as error:
+            raise DamagedFileError(f"{path} is damaged ({first_line(error)}); {_AGAIN}") from error
+        if terms != self.terms:
+            raise LedgerMismatchError(
                 f"{path} is a part of another evaluation than {self.folder / 'header.json'} "
                 "describes; choose another --out, or remove that folder"
             )
-        return rows
+        return rows, facts
+
+    def _evidence(self, attack: str, chunk: int) -> bytes:
+        """The file of a part's images, which has to be that of the part; empty for none."""
+        expected = self._read(attack, chunk)[1]["evidence"]
+        path = self.evidence_path(attack, chunk)
+        try:
+            content = path.read_bytes() if path.is_file() else b""
+        except OSError:
+            content = b"unreadable"
+        found = hashlib.sha256(content).hexdigest() if content else ""
+        if found != expected and self.has_checksums:
+            raise DamagedFileError(f"{path} is damaged (not the images of its part); {_AGAIN}")
+        return content
+
+
+def _dtypes() -> dict[str, str]:
+    """What pandas calls the types of `COLUMNS`."""
+    return {name: {"string": "str"}.get(kind, kind) for name, kind in COLUMNS.items()}
 
 
 def open_ledger(
@@ -193,10 +283,10 @@ def open_ledger(
                 f"{folder} is not empty and no result folder ({names or 'a file'}): "
                 "choose another --out"
             )
-        write_json(path, header.as_dict())
+        write_sealed_json(path, header.as_dict())
         return Ledger(folder, header)
     if begin and not any(folder.glob("parts/*/*.parquet")):
-        write_json(path, header.as_dict())  # nothing was finished under the old terms
+        write_sealed_json(path, header.as_dict())  # nothing was finished under the old terms
         return Ledger(folder, header)
     stored = read_header(folder)
     if difference := describe_difference(stored.identity, header.identity):
@@ -213,7 +303,7 @@ def open_ledger(
     if begin and stored.about != header.about:
         # Only shown, never computed with: the new words count.
         stored = replace(stored, about=header.about)
-        write_json(path, stored.as_dict())
+        write_sealed_json(path, stored.as_dict())
     return Ledger(folder, stored)
 
 
@@ -221,23 +311,29 @@ def read_header(folder: Path) -> Header:
     """The stored header of a result folder.
 
     Raises:
-        InputError: when it is missing, no JSON, of another schema or incomplete.
+        InputError: when it is missing, damaged, of another schema or incomplete.
     """
     path = folder / "header.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"{path} has schema version {data['schema_version']}, this is {SCHEMA_VERSION}"
-            )
+        data, sealed = read_sealed_json(path)
+        version = data["schema_version"]
+        if version not in (UNCHECKED_VERSION, SCHEMA_VERSION):
+            raise InputError(f"{path} has schema version {version!r}, this is {SCHEMA_VERSION}")
+        if version > UNCHECKED_VERSION and not sealed:
+            raise DamagedFileError(f"{path} is damaged (it has no checksum)")
         sections = [data[name] for name in ("identity", "settings", "environment", "about")]
         if not all(isinstance(section, dict) and section for section in sections):
             raise TypeError("a section is empty or no table")
         for name in ("batch_size", "chunk_size", "threads"):
             if type(value := data["settings"][name]) is not int or value < 1:
                 raise ValueError(f"settings.{name} is {value!r}")
-        return Header(*sections)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        identity, settings, environment, about = sections
+        return Header(identity, settings, environment, about, version)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DamagedFileError):
+            raise DamagedFileError(
+                f"{error}; restore it, or remove that folder and run the same command again"
+            ) from error
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no readable header: {first_line(error)}") from error
@@ -256,7 +352,7 @@ def fix_environment(ledger: Ledger, now: Mapping[str, object], *, begin: bool) -
     """
     if begin:
         ledger.header = replace(ledger.header, environment=dict(now))
-        write_json(ledger.folder / "header.json", ledger.header.as_dict())
+        write_sealed_json(ledger.folder / "header.json", ledger.header.as_dict())
     else:
         ledger.header = read_header(ledger.folder)
     if difference := describe_difference(ledger.header.environment, now):

@@ -9,28 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.autoattack import LOOKS, stages
+from robustbench_lite.attacks.contract import Cost
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.out_of_memory import is_out_of_memory
-from robustbench_lite.attacks.protocol import AttackSpec, Protocol
+from robustbench_lite.attacks.protocol import Protocol
 
 CANDIDATES = (50, 100, 250, 500)  # a chunk has 500 examples
 _LONGEST_PASS = 3.0  # seconds; larger batches of a slow network are not tried
 _PROBE_SECONDS = 0.4  # per batch size and kind of pass, at least one pass after a warm-up
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Passes per example that survives; a forward that is followed by a backward counts in both."""
-
-    forwards: int
-    backwards: int
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.forwards + other.forwards, self.backwards + other.backwards)
-
-    def __mul__(self, times: int) -> Cost:
-        return Cost(self.forwards * times, self.backwards * times)
 
 
 @dataclass(frozen=True)
@@ -69,62 +55,6 @@ class Plan:
         return self.n * sum(self.speeds[batch_size].seconds(cost) for cost in known)
 
 
-def attack_cost(spec: AttackSpec, norm: str, num_classes: int, *, passes: int = 1) -> Cost | None:
-    """Passes of an attack on an example that it does not break; None for torchattacks' attacks.
-
-    Args:
-        spec: the attack and its parameters.
-        norm: of the protocol.
-        num_classes: K, which limits targets.
-        passes: of the protocol: forwards per verdict on the clean image.
-    """
-    name, params = spec.attack, spec.params
-    if name in ("autoattack", "reference:autoattack"):
-        parts = stages(str(params["version"]), norm)  # type: ignore[arg-type]
-        costs = [_cost(stage.name, stage.params, num_classes, passes) for stage in parts]
-        if name == "autoattack" and passes > 1:  # how often each stage's candidate is wrong
-            costs.append(Cost(LOOKS * passes * len(parts), 0))
-    else:
-        costs = [_cost(name, params, num_classes, passes)]
-    total = Cost(0, 0)
-    for cost in costs:
-        if cost is None:
-            return None
-        total += cost
-    return total
-
-
-def _cost(name: str, params: Mapping[str, object], num_classes: int, passes: int) -> Cost | None:
-    """One attack's rule; each of those in slots also asks for the clean logits, `passes` times."""
-    given = {key: value for key, value in params.items() if isinstance(value, int)}
-    steps, restarts = given.get("steps", 0), given.get("restarts", 1)
-    targets = min(given.get("targets", 1), num_classes - 1)
-    if name == "fgsm":
-        return Cost(1, 1)
-    if name == "pgd_int":
-        return Cost(steps, steps)
-    if name == "pgd":
-        last = params["keep"] != "last" or restarts > 1  # the last iterate is looked at too
-        clean = params["loss"] == "kl"
-        return Cost((steps + last) * restarts + clean, steps * restarts)
-    if name == "cw_l2":
-        return Cost(steps + 1, steps) * given["search_steps"]
-    if name in ("apgd_ce", "apgd_dlr", "apgd_t"):
-        # Every stage of L1's staged radius begins with a look at its first point.
-        evaluations = steps + (3 if params["staged_eps"] else 1)
-        runs = restarts * targets
-        searched = evaluations * given["eot"] * runs
-        judged = passes * runs if passes > 1 else 0  # the candidate of each run
-        return Cost(searched + judged + passes, searched)
-    if name == "fab_t":
-        return Cost(2, 1) * (steps * restarts * targets) + Cost(passes, 0)
-    if name == "fab":
-        return Cost(2, num_classes - 1) * (steps * restarts) + Cost(passes, 0)
-    if name == "square":
-        return Cost((given["queries"] + 1) * restarts + passes, 0)
-    return None
-
-
 def make_plan(
     network: nn.Module, protocol: Protocol, x: Tensor, *, n: int, num_classes: int
 ) -> Plan:
@@ -141,7 +71,7 @@ def make_plan(
         About four seconds, and two passes at each batch size at least.
     """
     costs = {
-        spec.name: attack_cost(spec, protocol.threat.norm, num_classes, passes=protocol.passes)
+        spec.name: spec.contract.cost(protocol.threat.norm, num_classes, protocol.passes)
         for spec in protocol.attacks
     }
     sizes = sorted({min(size, n) for size in CANDIDATES})

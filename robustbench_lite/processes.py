@@ -9,13 +9,14 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from robustbench_lite.errors import InputError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PARENT = "ROBUSTBENCH_LITE_PARENT"  # its process id
 _PATIENCE = 5.0  # seconds: what a process that was just killed may need to let go
 
 
@@ -65,9 +66,17 @@ def _lock(descriptor: int, folder: Path) -> None:
         time.sleep(0.1)
 
 
+def of_this_parent(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a child that is to find out by `end_with_parent` whose child it is."""
+    return {**environment, _PARENT: str(os.getpid())}
+
+
 def end_with_parent() -> None:
-    """Let the system end this process when the one that started it ends (Linux)."""
-    parent = os.getppid()
+    """Let the system end this process when the one that started it ends (Linux).
+
+    A parent that has ended before this call is noticed where it used `of_this_parent`.
+    """
+    parent = int(os.environ.pop(_PARENT, os.getppid()))
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

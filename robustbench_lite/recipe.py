@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.registry import Entry, Registry, unknown_name
-from robustbench_lite.attacks.threat_model import Norm, ThreatModel, format_eps, parse_eps
+from robustbench_lite.attacks.threat_model import Norm, format_eps, parse_eps
 from robustbench_lite.datasets.imbalance import IMBALANCES, Imbalance
 from robustbench_lite.defenses.catalogue import DEFENSES, LABEL_LOSSES
+from robustbench_lite.recipe_checks import check_values
+from robustbench_lite.recipe_expansion import (
+    Origin,
+    expand,
+    shipped_files,
+    with_overrides,
+)
 from robustbench_lite.schedules import SCHEDULES, Schedule
 
 if TYPE_CHECKING:
@@ -162,9 +168,8 @@ SECTIONS = tuple(field.name for field in dataclasses.fields(Recipe))[2:]
 
 
 def recipe_files() -> dict[str, Path]:
-    """Names of the shipped recipes and their files."""
-    folder = Path(str(files("robustbench_lite.defenses.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    """Names of the shipped recipes and their files; bases are not among them."""
+    return shipped_files()[0]
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -172,27 +177,40 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name: a shipped name or a path that ends in `.toml`.
-        overrides: `["--training.epochs", "3", "--defense.crafting.eps=8/255"]`.
+        overrides: `["--training.epochs", "3", "--defense.crafting.eps=8/255"]`; they come after
+            the recipe and its bases.
 
     Raises:
-        InputError: for an unknown recipe, a missing, unknown or ill-typed key (names it).
+        InputError: for an unknown recipe or base, a missing, unknown or ill-typed key (names it,
+            and the file in which it stands).
     """
-    shipped = recipe_files()
+    path = recipe_path(name)
+    expanded = with_overrides(expand(path), overrides)
+    return _recipe({"name": path.stem, **expanded.data}, expanded.origin)
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name: a shipped name or a path that ends in `.toml`.
+
+    Raises:
+        InputError: for an unknown recipe, or a file that does not exist.
+    """
     if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
+        if not Path(name).is_file():
             raise InputError(f"recipe file {name!r} does not exist")
-    elif name in shipped:
-        path = shipped[name]
-    else:
+        return Path(name)
+    shipped, bases = shipped_files()
+    if name in bases:
+        raise InputError(
+            f"{name!r} is a base, not a recipe: keys are missing in it, which a recipe with "
+            f"base = {name!r} adds; `rbl list recipes` names the recipes"
+        )
+    if name not in shipped:
         raise InputError(unknown_name("recipe", name, shipped))
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} is no valid TOML: {error}") from None
-    for key, value in _pairs(overrides):
-        _set(data, key, value)
-    return recipe_from_dict({"name": path.stem, **data}, origin=str(path))
+    return shipped[name]
 
 
 def recipe_from_dict(data: Mapping[str, Any], *, origin: str) -> Recipe:
@@ -205,6 +223,10 @@ def recipe_from_dict(data: Mapping[str, Any], *, origin: str) -> Recipe:
     Raises:
         InputError: names the key that is missing, unknown or ill-typed.
     """
+    return _recipe(data, Origin(origin))
+
+
+def _recipe(data: Mapping[str, Any], origin: Origin) -> Recipe:
     data = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()
     }
@@ -213,53 +235,70 @@ def recipe_from_dict(data: Mapping[str, Any], *, origin: str) -> Recipe:
     for section, registry in CHOICES.items():
         chosen = data.get(section)
         if not isinstance(chosen, dict) or "name" not in chosen:
-            raise InputError(f"recipe {origin}: missing key '{section}.name'")
+            raise InputError(f"recipe {origin.file}: missing key '{section}.name'")
         names[section] = str(chosen.pop("name"))
-        types[section] = registry.load(names[section])  # raises for an unknown name
+        try:
+            types[section] = registry.load(names[section])
+        except InputError as error:
+            raise InputError(f"recipe {origin.of(f'{section}.name')}: {error}") from None
     types = {section: types[section] for section in SECTIONS}
     _check_keys(data, types, origin)
     try:
         recipe = Recipe(name, names, **_typed(data, types, origin))
-        _check_values(recipe, origin)
+        check_values(recipe, origin)
     except OverflowError as error:  # TOML's integers have no largest, floats have
-        raise InputError(f"recipe {origin}: a number in it is too large ({error})") from None
+        raise InputError(f"recipe {name}: a number in it is too large ({error})") from None
     return recipe
 
 
-def _typed(data: Mapping[str, Any], types: Mapping[str, type], origin: str) -> dict[str, Any]:
+def _typed(data: Mapping[str, Any], types: Mapping[str, type], origin: Origin) -> dict[str, Any]:
     """Sections as dataclasses; jsonargparse does the types, nested and from strings."""
     from jsonargparse import ArgumentError, ArgumentParser
     from jsonargparse.typing import register_type
 
     register_type(Fraction, serializer=format_eps, deserializer=parse_eps)
-    parser = ArgumentParser(exit_on_error=False)
+    sections = {}
     for section, kind in types.items():
-        if dataclasses.fields(kind):
-            parser.add_argument(f"--{section}", type=kind, required=True)
-    try:
-        config = parser.instantiate(parser.parse_object({k: v for k, v in data.items() if v}))
-    except ArgumentError as error:
-        message = " ".join(str(error).replace("Parser key", "key").split())
-        raise InputError(f"recipe {origin}: {message}") from None
-    except InputError as error:  # a value that a section's own check refuses
-        raise InputError(f"recipe {origin}: {error}") from None
-    return {
-        section: config[section] if dataclasses.fields(kind) else kind()
-        for section, kind in types.items()
-    }
+        if not dataclasses.fields(kind):
+            sections[section] = kind()
+            continue
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument(f"--{section}", type=kind, required=True)
+        try:
+            config = parser.instantiate(parser.parse_object({section: data[section]}))
+        except ArgumentError as error:
+            message = " ".join(str(error).replace("Parser key", "key").split())
+            raise InputError(_refused(section, message, origin)) from None
+        except InputError as error:  # a value that a section's own check refuses
+            raise InputError(_refused(section, str(error), origin)) from None
+        sections[section] = config[section]
+    return sections
 
 
-def _check_keys(data: Mapping[str, Any], types: Mapping[str, type], origin: str) -> None:
+def _refused(section: str, message: str, origin: Origin) -> str:
+    """The message with the file of the key that it names: `key "x"`, or `x=value`."""
+    named = re.findall(r'key "([\w.]+)"', message)[-1:] or re.findall(r"([\w.]+)=", message)[:1]
+    keys = [
+        key
+        for key in origin.stands_in
+        if key.startswith(f"{section}.") and any(f".{name}." in f".{key}." for name in named)
+    ]
+    return f"recipe {origin.of(*keys or [section])}: {message}"
+
+
+def _check_keys(data: Mapping[str, Any], types: Mapping[str, type], origin: Origin) -> None:
     for section in data:
         if section not in types:
-            raise InputError(f"recipe {origin}: {unknown_name('section', section, types)}")
+            file = origin.of(section)
+            raise InputError(f"recipe {file}: {unknown_name('section', section, types)}")
     for section, kind in types.items():
         if not isinstance(data.get(section, {}), Mapping):
-            raise InputError(f"recipe {origin}: {section!r} must be a section of keys")
+            file = origin.of(section)
+            raise InputError(f"recipe {file}: {section!r} must be a section of keys")
         _check_section(data.get(section, {}), kind, section, origin)
 
 
-def _check_section(values: Mapping[str, Any], kind: type, prefix: str, origin: str) -> None:
+def _check_section(values: Mapping[str, Any], kind: type, prefix: str, origin: Origin) -> None:
     """Every field there, nothing else, at every depth; messages name the key with its path."""
     from typing import get_type_hints
 
@@ -267,89 +306,23 @@ def _check_section(values: Mapping[str, Any], kind: type, prefix: str, origin: s
     known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     for key in values:
         if key not in known:
-            raise InputError(f"recipe {origin}, [{prefix}]: {unknown_name('key', key, known)}")
+            file = origin.of(f"{prefix}.{key}")
+            raise InputError(f"recipe {file}, [{prefix}]: {unknown_name('key', key, known)}")
     for key, inner in known.items():
         if key not in values:
-            raise InputError(f"recipe {origin}: missing key '{prefix}.{key}'")
+            raise InputError(_missing(f"{prefix}.{key}", origin))
         if dataclasses.is_dataclass(inner) and isinstance(values[key], Mapping):
             assert isinstance(inner, type)
             _check_section(values[key], inner, f"{prefix}.{key}", origin)
 
 
-def _check_values(recipe: Recipe, origin: str) -> None:
-    """Ranges that types do not say, and choices that exclude each other."""
-    needed, label_loss = recipe.defense.required_label_loss, recipe.chosen["label_loss"]
-    if needed is not None and label_loss != needed:
-        raise InputError(
-            f"recipe {origin}: label_loss.name={label_loss!r}, but defense "
-            f"{recipe.defense_name!r} is itself only with {needed!r}"
-        )
-    smoothing = getattr(recipe.label_loss, "smoothing", None)
-    if needed is not None and smoothing:
-        raise InputError(
-            f"recipe {origin}: label_loss.smoothing={smoothing}, but defense "
-            f"{recipe.defense_name!r} has no smoothed labels: set 0.0"
-        )
-    training, validation = recipe.training, recipe.validation
-    ThreatModel(validation.norm, validation.eps)
-    for key, value, lowest in (
-        ("training.epochs", training.epochs, 1),
-        ("training.batch_size", training.batch_size, 2),
-        ("data.validation", recipe.data.validation, 1),
-        ("data.crop_padding", recipe.data.crop_padding, 0),
-        ("validation.every", validation.every, 1),
-        ("validation.steps", validation.steps, 1),
-    ):
-        if value < lowest:
-            raise InputError(f"recipe {origin}: {key}={value} must be at least {lowest}")
-    for section in ("defense", "weight_perturbation"):
-        begin = getattr(getattr(recipe, section), "begin_epoch", 0)
-        if begin > training.epochs:
-            raise InputError(
-                f"recipe {origin}: {section}.begin_epoch={begin} is after the last of "
-                f"training.epochs={training.epochs}: {recipe.chosen[section]!r} would never begin"
-            )
-    if not 0.0 <= training.ema_decay < 1.0:
-        raise InputError(
-            f"recipe {origin}: training.ema_decay={training.ema_decay} is not in [0, 1)"
-        )
-    if not 0 <= training.seed < 2**63:
-        raise InputError(f"recipe {origin}: training.seed={training.seed} is not in [0, 2**63)")
-    optimizer = recipe.optimizer
-    if optimizer.momentum < 0.0 or optimizer.weight_decay < 0.0:
-        raise InputError(f"recipe {origin}: optimizer momentum and weight_decay are at least 0")
-    if optimizer.nesterov and optimizer.momentum == 0.0:
-        raise InputError(f"recipe {origin}: optimizer.nesterov needs a momentum above 0")
-    if recipe.optimizer.lr <= 0.0:
-        raise InputError(f"recipe {origin}: optimizer.lr={recipe.optimizer.lr} must be above 0")
-
-
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """`--a.b 1 --c=2` to [("a.b", "1"), ("c", "2")]."""
-    pairs, rest = [], list(overrides)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or "." not in word:
-            raise InputError(
-                f"unknown argument {word!r}: recipe keys are overridden as --section.key VALUE"
-            )
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not rest:
-                raise InputError(f"{word} has no value")
-            value = rest.pop(0)
-        pairs.append((key, value))
-    return pairs
-
-
-def _set(data: dict[str, Any], key: str, value: str) -> None:
-    *path, last = key.split(".")
-    place: Any = data
-    for part in path:
-        place = place.setdefault(part, {}) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
-        raise InputError(f"--{key}: no such section in the recipe")
-    place[last] = value
+def _missing(key: str, origin: Origin) -> str:
+    """The message; it says so where a base may have the key, but under another name."""
+    message = f"recipe {origin.file}: missing key '{key}'"
+    name = f"{key.partition('.')[0]}.name"
+    if origin.inherits and origin.stands_in.get(name) == origin.file:
+        message += f" (where {name} is not its base's, the section keeps nothing of the base)"
+    return message
 
 
 def _plain(value: Any) -> Any:

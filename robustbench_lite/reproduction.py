@@ -24,8 +24,8 @@ from robustbench_lite.reproduction_bench import (
     Reporter,
     Terms,
     attacks_of,
+    compared_settings,
     published_protocol,
-    settings_of,
 )
 
 
@@ -100,9 +100,7 @@ def origin_of(row: Row, source: LoadedModel, terms: Terms) -> Origin:
         "retrained",
         seed=seed,
         selection=card.selection,
-        difference=describe_difference(
-            _without_seed(wanted), _without_seed(card.recipe), most=None
-        ),
+        difference=describe_difference(_without_seed(wanted), _without_seed(card.recipe)),
         canonical=_trained_on_original(card, terms.data_dir),
     )
 
@@ -202,7 +200,7 @@ def _compare_cell(
     stated: Sequence[Mapping[str, str]] = ()
     if cell.metric != CLEAN:
         published = published_protocol(cell.protocol, eps=eps)
-        stated = [settings_of(spec) for spec in attacks_of(cell, published)]
+        stated = [compared_settings(spec) for spec in attacks_of(cell, published)]
     return Reproduction(row, cell, measured, judge(row, cell, measured, stated=stated, whole=whole))
 
 

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 CLEAN_ONLY = "fgsm"  # the cheapest protocol, where only the clean accuracy is wanted
 ANY_RADIUS = "8/255"  # for the clean accuracy it does not matter
-AUTOATTACKS = ("autoattack", "reference:autoattack")
 
 Reporter = Callable[[str], Callable[[Progress], None]]
 """Makes the reporter of one evaluation from its title."""
@@ -74,7 +73,7 @@ def published_protocol(name: str, *, eps: str, engine: str | None = None) -> Pro
     own = published_folder() / "protocols" / f"{name}.toml"
     path = str(own) if name not in protocol_files() and own.is_file() else name
     protocol = load_protocol(path, eps=eps)
-    if engine is not None and any(spec.attack in AUTOATTACKS for spec in protocol.attacks):
+    if engine is not None and any(spec.by_authors for spec in protocol.attacks):
         protocol = load_protocol(path, eps=eps, engine=engine)
     return protocol
 
@@ -122,7 +121,6 @@ class Bench:
         accuracy: Accuracy = result.clean_accuracy
         if wanted:
             accuracy = result.robust_accuracy if union else result.attacks[names[0]].accuracy
-        ran = {attack.name: dict(attack.parameters) for attack in result.protocol.attacks}
         return Measured(
             correct=accuracy.correct,
             n=accuracy.n,
@@ -134,8 +132,8 @@ class Bench:
             norm=result.protocol.norm if wanted else "",
             eps=result.protocol.eps if wanted else "",
             protocol_id=result.protocol.id,
-            attacks=tuple(ran[name] for name in names),
-            engine=result.protocol.engine_text,
+            attacks=tuple(map(compared_settings, wanted)),
+            engine=result.protocol.engine_text if any(spec.by_authors for spec in wanted) else "",
             model_hash=result.model.hash,
             architecture=result.architecture,
             flags=tuple(flag.name for flag in result.flags),
@@ -218,6 +216,11 @@ def settings_of(spec: AttackSpec) -> dict[str, str]:
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in values.items()
     }
+
+
+def compared_settings(spec: AttackSpec) -> dict[str, str]:
+    """What must agree with a published number's attack: not whose code runs it."""
+    return settings_of(spec.by_authors or spec)
 
 
 def attacks_of(cell: Cell, protocol: Protocol) -> list[AttackSpec]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from robustbench_lite.differences import first_line
+from robustbench_lite.core.integrity import file_sha256
+from robustbench_lite.core.stored_table import write_table
 from robustbench_lite.errors import InputError
 from robustbench_lite.flag_outcomes import outcome_checks
 from robustbench_lite.flags import raised, read_measured
-from robustbench_lite.ledger import CLEAN, Header, Ledger
-from robustbench_lite.storage import write_atomically, write_json
+from robustbench_lite.ledger import CLEAN, COLUMNS, Header, Ledger
+from robustbench_lite.storage import read_sealed_json, write_atomically, write_sealed_json
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
     from robustbench_lite.leaderboard.statistics import AccuracyRecord
+
+
+EXAMPLES_FILE = "examples.parquet"
 
 
 def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, object]:
@@ -34,8 +37,6 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
         InputError: when parts are missing or do not belong together.
     """
     import pandas
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
 
     if missing := ledger.missing(attacks, chunks):
         chunk, attack = missing[0]
@@ -50,14 +51,10 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
         for name in (CLEAN, *attacks)
     }
     result = _summary(ledger, attacks, parts)
-    table = pyarrow.Table.from_pandas(
-        pandas.concat(parts.values(), ignore_index=True), preserve_index=False
-    )
-    write_atomically(
-        ledger.folder / "examples.parquet",
-        lambda path: pyarrow.parquet.write_table(table, path, compression="zstd"),
-    )
-    write_json(ledger.folder / "result.json", result)
+    rows, file = pandas.concat(parts.values(), ignore_index=True), ledger.folder / EXAMPLES_FILE
+    write_atomically(file, lambda path: write_table(path, rows, COLUMNS, {}))
+    result["examples_sha256"] = file_sha256(file)
+    write_sealed_json(ledger.folder / "result.json", result)
     return result
 
 
@@ -65,13 +62,9 @@ def read_results(ledger: Ledger) -> dict[str, object]:
     """What `write_results` wrote: the content of `result.json`.
 
     Raises:
-        InputError: when the file is not there or no JSON.
+        DamagedFileError: when the file is not there or damaged.
     """
-    path = ledger.folder / "result.json"
-    try:
-        result: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({first_line(error)})") from error
+    result: dict[str, object] = read_sealed_json(ledger.folder / "result.json")[0]
     return result
 
 
@@ -79,18 +72,16 @@ def _stages(
     header: Header, name: str, rows: pandas.DataFrame, n: int
 ) -> dict[str, dict[str, AccuracyRecord]]:
     """Of a composite attack, the accuracy left after each of its attacks: `{"stages": {...}}`."""
-    from robustbench_lite.attacks.autoattack import stages
+    from robustbench_lite.attacks.protocol import AttackSpec
     from robustbench_lite.leaderboard.statistics import accuracy
 
     protocol = header.identity["protocol"]
     (spec,) = (spec for spec in protocol["attacks"] if spec["name"] == name)  # type: ignore[index]
-    if spec["attack"] != "autoattack":
-        return {}
     standing, after = len(rows), {}
-    for stage in stages(spec["version"], protocol["norm"]):  # type: ignore[index]
-        standing -= int((rows["stage"] == stage.name).sum())
-        after[stage.name] = accuracy(standing, n)
-    return {"stages": after}
+    for stage in AttackSpec.from_dict(spec).contract.stages(protocol["norm"]):  # type: ignore[index]
+        standing -= int((rows["stage"] == stage).sum())
+        after[stage] = accuracy(standing, n)
+    return {"stages": after} if after else {}
 
 
 def _outcomes(
@@ -143,7 +134,7 @@ def _summary(
         for name in attacks
     }
     identity, about = dict(header.identity), dict(header.about)
-    measured = read_measured(ledger.checks_path)
+    measured = read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
     checks = {**measured.checks, **outcome_checks(identity["protocol"], parts, measured)}  # type: ignore[arg-type]
     flags = raised(checks, passes=identity["protocol"]["passes"])  # type: ignore[index]
     environment = dict(header.environment)
@@ -171,7 +162,7 @@ def _summary(
         },
         "flags": flags,
         "checks": {name: vars(check) for name, check in checks.items()},
-        "status": "unverified" if flags else "verified",
+        "status": "flagged" if flags else "measured",
         "settings": dict(header.settings),
         "git_commit": environment.pop("git_commit"),
         "environment": environment,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,17 +12,27 @@ import torch
 from torch import nn
 
 from robustbench_lite.checkpoint import Card, save_checkpoint
+from robustbench_lite.core.integrity import line_with_checksum
 from robustbench_lite.datasets import Split, dataset_info
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.numerics import device_name
 from robustbench_lite.provenance import current_versions, git_commit
 from robustbench_lite.recipe import Recipe
-from robustbench_lite.storage import write_bytes, write_json, write_text
+from robustbench_lite.storage import (
+    read_sealed_json,
+    write_bytes,
+    write_sealed_json,
+    write_text,
+)
+from robustbench_lite.training_state import read_state, state_bytes
+
+STATE_FILE = "state.safetensors"
+OLD_STATE_FILE = "state.pt"  # of older versions, by torch.save; read, and replaced
 
 
 class RunFolder:
-    """A run folder: `recipe.json`, `metrics.jsonl`, `state.pt`, `best/` and, at the end, `last/`.
+    """A run folder: recipe, metrics, the state to resume from, `best/` and, at the end, `last/`.
 
     Args:
         path: the folder; made when missing.
@@ -60,7 +69,7 @@ class RunFolder:
             "git_commit": git_commit(),
         }
         self._begun_in = self._environment
-        if (path / "state.pt").exists():
+        if any((path / name).exists() for name in (STATE_FILE, OLD_STATE_FILE)):
             self._go_on(threads)
             return
         foreign = list(path.iterdir()) if path.is_dir() else [path]
@@ -71,7 +80,7 @@ class RunFolder:
                 f"{path} is not empty and no run folder ({foreign[0].name}): choose another --out"
             )
         # No epoch is finished, so nothing is lost if the terms are others than last time.
-        write_json(path / "recipe.json", {**self._terms(), "environment": self._environment})
+        write_sealed_json(path / "recipe.json", {**self._terms(), "environment": self._environment})
 
     def _terms(self) -> dict[str, Any]:
         return {
@@ -85,7 +94,9 @@ class RunFolder:
         """Take over the stored number of threads; refuse other terms."""
         file = self.path / "recipe.json"
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored, sealed = read_sealed_json(file)
+            if not sealed and (self.path / STATE_FILE).exists():
+                raise ValueError("it has no checksum")
             self.threads = threads or int(stored["threads"])
             self._begun_in = dict(stored.pop("environment"))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -109,10 +120,8 @@ class RunFolder:
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Store what resuming needs; plain tensors, numbers, lists and dicts only."""
-        # By way of memory: torch's own file writer hides a full disk behind an internal error.
-        buffer = io.BytesIO()
-        torch.save({**state, "terms": self._digest()}, buffer)
-        write_bytes(self.path / "state.pt", buffer.getbuffer())
+        write_bytes(self.path / STATE_FILE, state_bytes({**state, "terms": self._digest()}))
+        (self.path / OLD_STATE_FILE).unlink(missing_ok=True)
         self.write_metrics(state["metrics"])
 
     def _digest(self) -> str:
@@ -125,11 +134,15 @@ class RunFolder:
         Raises:
             InputError: when the file is damaged, or of another run.
         """
-        file = self.path / "state.pt"
-        if not file.exists():
-            return None
+        file, old = self.path / STATE_FILE, self.path / OLD_STATE_FILE
         try:
-            state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+            if file.exists():
+                state: dict[str, Any] = read_state(file.read_bytes(), device)
+            elif old.exists():
+                file = old
+                state = torch.load(file, map_location=device, weights_only=True)
+            else:
+                return None
             whose = state["terms"]
         except Exception as error:  # torch.load raises many kinds for a damaged file
             raise self.damaged(error) from error
@@ -144,13 +157,13 @@ class RunFolder:
     def damaged(self, error: Exception) -> InputError:
         """What to say of a state that cannot be gone on with."""
         return InputError(
-            f"{self.path / 'state.pt'} is damaged ({first_line(error)}); train into another --out: "
+            f"{self.path / STATE_FILE} is damaged ({first_line(error)}); train into another --out: "
             "best/ here still holds the best checkpoint so far"
         )
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
         """`metrics.jsonl`, a line per finished epoch."""
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
+        lines = [line_with_checksum(row) + "\n" for row in rows]
         write_text(self.path / "metrics.jsonl", "".join(lines))
 
     def save_checkpoint(self, name: str, model: nn.Module, row: dict[str, float]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import itertools
 import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from robustbench_lite.errors import StorageError
+from robustbench_lite.core.integrity import CHECKSUM, has_checksum, with_checksum
+from robustbench_lite.core.stopping import temporary_path
+from robustbench_lite.differences import first_line
+from robustbench_lite.errors import DamagedFileError, StorageError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -35,14 +39,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         return write(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with temporary_path(temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
-            temporary.unlink(missing_ok=True)
         if (told := _storage_error(path, error)) is not None:
             raise told from error
         raise
@@ -65,6 +68,48 @@ def write_text(path: Path, text: str) -> None:
         wrong = ascii(text[error.start : error.end])
         raise StorageError(f"cannot write {path}: UTF-8 has no {wrong} (in a name?)") from error
     write_bytes(path, data)
+
+
+def write_sealed_json(path: Path, data: Mapping[str, object]) -> None:
+    """Write JSON that ends with a checksum of itself, atomically."""
+    write_text(path, with_checksum(data))
+
+
+def read_sealed_json(path: Path) -> tuple[Any, bool]:
+    """The content of a JSON file without its checksum, and whether it has one, which then fits.
+
+    Raises:
+        DamagedFileError: when it cannot be read, is no JSON, or does not fit its checksum.
+    """
+    try:
+        content = path.read_bytes()
+        sealed = has_checksum(content)
+        data = json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged ({first_line(error)})") from error
+    if isinstance(data, dict):
+        data.pop(CHECKSUM, None)
+    return data, sealed
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a damaged file to `<name>.damaged` (`.damaged2`, ... where that is taken).
+
+    Returns:
+        Where it lies now.
+
+    Raises:
+        StorageError: when it cannot be renamed.
+    """
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.damaged{number if number > 1 else ''}")
+        if not os.path.lexists(aside):
+            break
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise StorageError(f"cannot rename {path}: {error.strerror or error}") from error
+    return aside
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.random_numbers import fold_seed
-from robustbench_lite.checkpoint import checkpoint_hash, load_checkpoint
+from robustbench_lite.checkpoint import CARD_FILE, checkpoint_hash, load_checkpoint
 from robustbench_lite.datasets import Split, dataset_info
 from robustbench_lite.defenses.contract import (
     ROBUST,
@@ -116,9 +116,20 @@ def _train(
         run = _Run(folder, recipe, training_data, teachers, device, progress)
         while run.epoch < recipe.training.epochs:
             run.train_epoch()
-        if not (out / "last" / "card.json").exists():
-            folder.save_checkpoint("last", run.delivered, run.metrics[-1])
+        _finish(folder, run)
     return out / "best"
+
+
+def _finish(folder: RunFolder, run: _Run) -> None:
+    """Write the last checkpoint, also where it is damaged; refuse a best one that is damaged."""
+    last = folder.path / "last"
+    try:
+        checkpoint_hash(last)
+    except InputError as error:
+        if (last / CARD_FILE).exists():
+            logger.warning("%s; written again", error)
+        folder.save_checkpoint("last", run.delivered, run.metrics[-1])
+    checkpoint_hash(folder.path / "best")
 
 
 class _Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import torch
 
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-from robustbench_lite.attacks.run_attack import check_attack
 from robustbench_lite.datasets import Split
 from robustbench_lite.differences import describe_difference, first_line
 from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.model_source import LoadedModel
 from robustbench_lite.numerics import check_seed, deterministic, device_name
 from robustbench_lite.provenance import current_versions, git_commit
-from robustbench_lite.storage import write_json
+from robustbench_lite.storage import read_sealed_json, write_sealed_json
 from robustbench_lite.transfer_measurement import Measurement, Pixels
 from robustbench_lite.verifier import plain_numerics
 
@@ -87,7 +85,7 @@ def evaluate_transfer(
         raise InputError(f"pixels={pixels!r} is unknown; available: 8bit, float")
     check_seed(seed)
     protocol.threat.check_diameter(data.images[0].numel())
-    check_attack(spec, protocol.threat, num_classes=data.num_classes)
+    spec.check(protocol.threat, num_classes=data.num_classes)
     identity = _identity(sources, targets, data, protocol, spec, n=n, seed=seed, pixels=pixels)
     if (stored := _stored(out / FILE, identity)) is not None:
         return stored
@@ -111,7 +109,7 @@ def evaluate_transfer(
             terms=about,
         )
         result = {**about, **run.measure(sources, targets)}
-    write_json(out / FILE, result)
+    write_sealed_json(out / FILE, result)
     return result
 
 
@@ -149,7 +147,9 @@ def _stored(path: Path, identity: Mapping[str, object]) -> dict[str, Any] | None
     if not path.exists():
         return None
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stored, sealed = read_sealed_json(path)
+        if not sealed:
+            raise ValueError("it has no checksum")
         there = {key: stored[key] for key in identity}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -159,4 +159,5 @@ def _stored(path: Path, identity: Mapping[str, object]) -> dict[str, Any] | None
         raise LedgerMismatchError(
             f"{path} holds another measurement: {difference}; choose another --out"
         )
-    return stored
+    found: dict[str, Any] = stored
+    return found

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ from robustbench_lite.attacks.random_numbers import fold_seed
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.datasets import Split
 from robustbench_lite.eight_bit_images import round_to_8bit
-from robustbench_lite.errors import InputError
+from robustbench_lite.errors import DamagedFileError, InputError
 from robustbench_lite.leaderboard.statistics import accuracy
 from robustbench_lite.model_source import LoadedModel, check_model_contract
 from robustbench_lite.network_errors import passes_of
 from robustbench_lite.numerics import memory_told
-from robustbench_lite.storage import write_json
+from robustbench_lite.storage import read_sealed_json, write_sealed_json
 from robustbench_lite.transfer_rate import count_transfer
 from robustbench_lite.verifier import Verdict, verify
 
@@ -157,7 +157,7 @@ class Measurement:
             torch.stack([_answers(verdict, self.y, otherwise=mine) for verdict in verdicts]),
             {target.hash: self._said(target, versions, clean[target.hash]) for target in targets},
         )
-        write_json(
+        write_sealed_json(
             self._path(source),
             {
                 "terms": self.terms,
@@ -178,17 +178,24 @@ class Measurement:
     def _stored(self, source: LoadedModel) -> _Seen | None:
         """What an interrupted call of the same terms wrote about a source."""
         try:
-            part: dict[str, Any] = json.loads(self._path(source).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if part.get("terms") != self.terms:
-            return None
-        predictions = {
-            key: torch.tensor(said, device=self.y.device)
-            for key, said in part["target_adv"].items()
-        }
-        source_adv = torch.tensor(part["source_adv"], device=self.y.device)
-        return _Seen(part["crafted"], source_adv, predictions)
+            part, sealed = read_sealed_json(self._path(source))
+            if not sealed or (part["terms"], part["crafted"]["source"]) != (
+                self.terms,
+                source.hash,
+            ):
+                return None
+            predictions = {
+                key: torch.tensor(said, device=self.y.device)
+                for key, said in part["target_adv"].items()
+            }
+            source_adv = torch.tensor(part["source_adv"], device=self.y.device)
+            return _Seen(part["crafted"], source_adv, predictions)
+        except DamagedFileError as error:
+            if self._path(source).exists():
+                logger.warning("%s; computed again", error)
+        except (ValueError, KeyError, TypeError):
+            pass  # sound, but of another version
+        return None
 
     def _check(self, network: LoadedModel) -> None:
         try:

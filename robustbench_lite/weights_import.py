@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import warnings
@@ -29,6 +28,7 @@ from robustbench_lite.checkpoint import (
     some_names,
 )
 from robustbench_lite.checkpoint_card import network_of
+from robustbench_lite.core.integrity import file_sha256
 from robustbench_lite.models.classifier import Classifier
 from robustbench_lite.provenance import current_versions, git_commit
 
@@ -148,7 +148,8 @@ def import_weights(
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then overwritten
         model = network_of(card)
     model.load_state_dict(tensors, strict=True)
-    origin = f"imported from {source.name}{f' [{chosen}]' if chosen else ''}, {_sha256(source)}"
+    part, digest = f" [{chosen}]" if chosen else "", file_sha256(source)
+    origin = f"imported from {source.name}{part}, sha256:{digest}"
     parameters = parameter_count(model)
     save_checkpoint(out, model, replace(card, notes=origin, parameters=parameters))
     return replace(report, weights=chosen, parameters=parameters)
@@ -291,8 +292,3 @@ def _our_name(name: str, expected: Mapping[str, Tensor], reference: nn.Module) -
         return None
     mapped = f"{public.get(first, first)}{dot}{rest}"
     return mapped if mapped in expected and bare not in expected else bare
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

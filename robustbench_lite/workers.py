@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,14 +20,20 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.core.stopping import (
+    add_child,
+    end_children,
+    held,
+    started_with_others,
+)
 from robustbench_lite.differences import first_line
 from robustbench_lite.errors import InputError
+from robustbench_lite.processes import of_this_parent
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what `torchrun` sets
 _LOOK_EVERY = 0.2  # seconds between two looks at what others have done
 _REACH_STORE = timedelta(minutes=5)
 
@@ -135,8 +142,8 @@ def _store_told() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise InputError(
-            f"the other workers are gone ({first_line(error)}); finished parts are kept, and the "
-            "same command goes on"
+            f"the other workers are gone ({first_line(error)}); finished parts are kept: run the "
+            "same command again to resume"
         ) from error
 
 
@@ -170,11 +177,6 @@ def join_workers(environment: Mapping[str, str] = os.environ) -> Workers:
     return Workers(rank, count, int(environment.get("LOCAL_RANK", rank)), store)
 
 
-def started_with_others(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is one of several that `torchrun` started."""
-    return all(environment.get(name) for name in _VARIABLES) and environment["WORLD_SIZE"] != "1"
-
-
 def start_workers(count: int, arguments: Sequence[str]) -> int:
     """Run a command of `rbl` in several processes on this machine, and wait for all of them.
 
@@ -190,40 +192,65 @@ def start_workers(count: int, arguments: Sequence[str]) -> int:
 
     Raises:
         InputError: when `count` is no number of processes, or one of them was killed.
-        KeyboardInterrupt: when the user stopped them.
     """
     if count < 1:
         raise InputError(f"--workers {count} must be at least 1")
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    # Torch's own number of threads, in each process, would be that of all cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ when the store is gone
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed.elastic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        run_id=f"rbl-{os.getpid()}",
-        max_restarts=0,
-    )
+    # Here, so that it outlives every worker; at a port that the system chooses.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    environment = _environment_of_workers(count, store.port)
+    command = [sys.executable, "-m", "robustbench_lite", *arguments]
+    processes = []
     try:
-        elastic_launch(config, sys.executable)("-m", "robustbench_lite", *arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode > 0:
-            return int(failure.exitcode)
-        raise InputError(
-            f"worker {rank} of {count} was killed by {failure.signal_name()}; finished parts are "
-            "kept, and the same command goes on"
-        ) from error
-    except SignalException as stopped:
-        raise KeyboardInterrupt from stopped
-    return 0
+        for rank in range(count):
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            with held():  # a worker is ended with this process from its first moment
+                processes.append(subprocess.Popen(command, env=own))
+                add_child(processes[-1].pid, group=False)
+        return _wait_for_all(processes)
+    finally:
+        end_children()
+        for process in processes:
+            process.wait()
+
+
+def _environment_of_workers(count: int, port: int) -> dict[str, str]:
+    """What `torchrun` would set, but for the ranks."""
+    environment = {
+        # Torch's own number of threads, in each process, would be that of all cores.
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # no stack of C++ when the store is gone
+        **os.environ,
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # else rank 0 would open another store
+    }
+    return of_this_parent(environment)
+
+
+def _wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended well or one has not; the exit code, as of `start_workers`."""
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code and (name := _signal_name(code)):
+                raise InputError(
+                    f"worker {rank} of {len(codes)} was killed by {name}; finished parts are "
+                    "kept: run the same command again to resume"
+                )
+            if code:
+                return code
+        if None not in codes:
+            return 0
+        time.sleep(_LOOK_EVERY)
+
+
+def _signal_name(code: int) -> str:
+    """The signal that ended a worker, by its exit code; nothing for another end."""
+    number = -code if code < 0 else code - 128
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "" if code > 0 else f"signal {number}"

@@ -1,25 +1,58 @@
-"""Shared by all tests: one thread, quiet hypothesis, small networks with known answers."""
+"""Shared by all tests: threads, order, quiet hypothesis, small networks with known answers."""
 
+import dataclasses
+import json
 import os
+import random
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
+from robustbench_lite.attacks.contract import RunTerms
+
+# The same examples for everybody; in random order (`make test-hard`) new ones each time.
 settings.register_profile(
-    "cpu", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+    "same",
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
 )
-settings.load_profile("cpu")
+settings.register_profile("new", settings.get_profile("same"), derandomize=False)
+
+THREADS = os.environ.get("RBL_TEST_THREADS", "1")  # `make test-hard` also takes 2
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
-    torch.set_num_threads(1)
+def _few_threads():
+    os.environ["OMP_NUM_THREADS"] = THREADS  # for the processes that tests start
+    torch.set_num_threads(int(THREADS))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in random order")
+
+
+def pytest_configure(config):
+    settings.load_profile("same" if config.getoption("shuffle") is None else "new")
+
+
+def shuffled(items, seed):
+    """Files in random order, and the tests of each: one file at a time, as its fixtures want."""
+    draws, files = random.Random(seed), {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    groups = list(files.values())
+    for group in [groups, *groups]:
+        draws.shuffle(group)
+    return [item for group in groups for item in group]
+
+
+def pytest_collection_modifyitems(config, items):
+    if (seed := config.getoption("shuffle")) is not None:
+        items[:] = shuffled(items, seed)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device, and torch sees none here")
@@ -73,6 +106,18 @@ def small_net(classes=5, channels=2, seed=0):
     return net
 
 
+def as_function(kind, stream):
+    """An attack as a function of its parameters and of the terms of a run, all by keyword."""
+    names = [field.name for field in dataclasses.fields(kind)]
+
+    def attack(model, x, y, **given):
+        parameters = {name: given.pop(name) for name in names if name in given}
+        terms = {"norm": "Linf", "eps": 0.0, "batch_size": max(1, len(x)), "stream": stream}
+        return kind(**parameters)(model, x, y, RunTerms(**terms | given))
+
+    return attack
+
+
 @pytest.fixture
 def net():
     return small_net()
@@ -86,6 +131,15 @@ def images():
     x[:, :, 0] = 0.0
     x[:, :, 1] = 1.0
     return x, torch.randint(0, 5, (7,), generator=generator)
+
+
+def reseal(folder):
+    """Make the hash of the weights and the checksum of a card right again, after an edit."""
+    from robustbench_lite.core.integrity import file_sha256, with_checksum
+
+    card = json.loads((folder / "card.json").read_text())
+    card["weights_sha256"] = file_sha256(folder / "model.safetensors")
+    (folder / "card.json").write_text(with_checksum(card))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import torch
 from safetensors.torch import save_file
 
+from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.leaderboard.statistics import accuracy, pack_outcomes, unpack_outcomes
 from robustbench_lite.submission.checks import Place
 from robustbench_lite.submission.isolation import Limits
@@ -13,7 +14,7 @@ from robustbench_lite.submission.manifest import file_hash
 from robustbench_lite.submission.template import new_submission
 
 HERE = Place(data_dir=None, device="cpu", batch_size=50, threads=1)
-LIMITS = Limits(seconds=120, gigabytes=8)
+LIMITS = Limits(seconds=900, gigabytes=8)  # the time only turns a hang into a failure
 EXAMPLES = 40
 
 CODE = """
@@ -117,7 +118,7 @@ def relabel(entry, submission, examples, *, robust):
         result["attacks"][name] |= accuracy(int(bits.sum()), n)
         union &= bits
     result["robust_accuracy"] = accuracy(int(union.sum()), n)
-    path.write_text(json.dumps(result))
+    path.write_text(with_checksum(result))
     edit(submission, "robust_accuracy", round(100 * float(union.mean()), 2))
     (entry / "submission.toml").write_bytes((submission / "submission.toml").read_bytes())
     reseal(entry, submission)

@@ -4,12 +4,17 @@ import pyautoattack
 import pytest
 import torch
 import torchattacks
+from conftest import as_function
 
-from robustbench_lite.attacks.cw_l2 import cw_l2
+from robustbench_lite.attacks.cw_l2 import CwL2
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.pgd import pgd
-from robustbench_lite.attacks.reference_autoattack import reference_autoattack
-from robustbench_lite.attacks.torchattacks_adapter import torchattacks_attack
+from robustbench_lite.attacks.reference_autoattack import ReferenceAutoAttack
+from robustbench_lite.attacks.torchattacks_adapter import Torchattacks
+
+cw_l2 = as_function(CwL2, "cw_l2")
+reference_autoattack = as_function(ReferenceAutoAttack, "reference_autoattack")
+torchattacks_attack = as_function(Torchattacks, "torchattacks")
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
 """Auto-PGD: exact verdicts, the ball, independence of the batch, and what it leaves alone."""
 
 import itertools
+from fractions import Fraction
 
 import pytest
 import torch
-from conftest import LinearBinary, small_net
+from conftest import LinearBinary, as_function, small_net
 from torch import nn
 
 import robustbench_lite.attacks.apgd as apgd_module
-from robustbench_lite.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, check_parameters
+from robustbench_lite.attacks.apgd import ApgdCe, ApgdDlr, ApgdT
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.losses import targeted_dlr, targeted_margin
+from robustbench_lite.attacks.threat_model import ThreatModel
 
-ATTACKS = {"apgd_ce": apgd_ce, "apgd_dlr": apgd_dlr, "apgd_t": apgd_t}
+KINDS = {"apgd_ce": ApgdCe, "apgd_dlr": ApgdDlr, "apgd_t": ApgdT}
+ATTACKS = {name: as_function(kind, name) for name, kind in KINDS.items()}
 WAYS = (("Linf", False), ("L2", False), ("L1", False), ("L1", True))  # norm, staged_eps
 EPS = {"Linf": 0.02, "L2": 0.1, "L1": 0.5}
 BASE = {"steps": 10, "restarts": 1, "rho": 0.75, "eot": 1, "staged_eps": False, "seed": 0}
@@ -311,19 +314,17 @@ def test_targeted_losses_are_the_published_formulas():
         ({"eot": True}, "eot=True"),
         ({"rho": 1.5}, "rho=1.5"),
         ({"rho": "a"}, "rho='a'"),
-        ({"norm": "L3", "eps": 0.1}, "norm='L3'"),
         ({"staged_eps": True}, "staged_eps=True"),
         ({"staged_eps": 1}, "staged_eps=1"),
         ({"staged_eps": True, "norm": "L1", "steps": 4}, "steps=4"),
     ],
 )
-def test_wrong_options_are_named_by_the_attack_and_by_the_protocols_check(change, message):
-    params = BASE | {"targets": 3, "norm": "Linf", "eps": 0.1} | change
-    x, y = torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.long)
+def test_wrong_options_are_named(change, message):
+    params = BASE | {"targets": 3, "norm": "Linf"} | change
+    norm = params.pop("norm")
+    del params["seed"]
     with pytest.raises(InputError, match=message):
-        apgd_t(Constant(), x, y, ids=torch.arange(2), batch_size=2, **params)
-    with pytest.raises(InputError, match=message):
-        check_parameters("apgd_t", params, 10)
+        ApgdT(**params).check(ThreatModel(norm, Fraction(1, 10)))
 
 
 @pytest.mark.parametrize(("classes", "name"), [(2, "margin"), (3, "dlr"), (4, "dlr")])
@@ -339,7 +340,7 @@ def test_the_margin_stands_for_dlr_only_where_there_is_none(monkeypatch, classes
 
         monkeypatch.setattr(apgd_module, loss, spy)
     net, x = network_and_images(classes=classes)
-    apgd_dlr(
+    ATTACKS["apgd_dlr"](
         net,
         x,
         net(x).argmax(1),

@@ -6,11 +6,12 @@ is made to follow by setting the default type. Their start noise is replaced by 
 
 import pytest
 import torch
+from conftest import as_function
 from pyautoattack import autopgd_base
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import nn
 
-from robustbench_lite.attacks.apgd import apgd_ce, apgd_dlr, apgd_t
+from robustbench_lite.attacks.apgd import ApgdCe, ApgdDlr, ApgdT
 from robustbench_lite.attacks.random_numbers import normal, uniform
 
 SEED, STREAM = 5, "golden"
@@ -102,7 +103,7 @@ def run_theirs(attack, x, y, staged):
 
 
 def ours(name, model, x, y, ids, *, norm, eps, steps, staged=False, restarts=1, eot=1, **more):
-    function = {"ce": apgd_ce, "dlr": apgd_dlr, "t": apgd_t}[name]
+    function = as_function({"ce": ApgdCe, "dlr": ApgdDlr, "t": ApgdT}[name], f"apgd_{name}")
     place = {"ids": ids, "seed": SEED, "stream": STREAM, "batch_size": len(x)}
     options = {"restarts": restarts, "rho": 0.75, "eot": eot, "staged_eps": staged} | more
     return function(model, x, y, norm=norm, eps=eps, steps=steps, **options, **place)

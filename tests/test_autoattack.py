@@ -1,16 +1,20 @@
 """The composite: the authors' stages and parameters, their verdicts, and no trace of the batch."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
+from conftest import as_function
 from pyautoattack import AutoAttack
 from torch import nn
 
 from robustbench_lite.attacks import autoattack as autoattack_module
-from robustbench_lite.attacks.autoattack import autoattack, stages
+from robustbench_lite.attacks.autoattack import AutoAttack as OurAutoAttack
+from robustbench_lite.attacks.autoattack import stages
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.protocol import load_protocol
-from robustbench_lite.attacks.reference_autoattack import reference_autoattack
-from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.attacks.reference_autoattack import ReferenceAutoAttack
+from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.datasets import load_split
 from robustbench_lite.model_source import resolve_model
@@ -21,7 +25,7 @@ from robustbench_lite.verifier import verify
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])
 def test_stages_and_parameters_are_those_of_the_authors_code(version, norm):
     theirs = AutoAttack(nn.Identity(), norm=norm, eps=0.1, version=version, seed=0)
-    ours = {stage.name: stage.params for stage in stages(version, norm)}
+    ours = {name: asdict(stage) for name, stage in stages(version, norm).items()}
     assert [name.replace("_", "-") for name in ours] == theirs.attacks_to_run
     apgd, targeted = theirs.apgd, theirs.apgd_targeted
     for name in ours.keys() & {"apgd_ce", "apgd_dlr"}:
@@ -66,7 +70,8 @@ def digits(checkpoint):
 def attack(model, x, y, *, ids=None, **options):
     options = {"eps": 0.1, "norm": "Linf", "version": "standard", "batch_size": 30} | options
     ids = torch.arange(len(x)) if ids is None else ids
-    return autoattack(model, x, y, few_classes="margin", ids=ids, seed=0, **options)
+    given = {"few_classes": "margin", "ids": ids, "seed": 0} | options
+    return as_function(OurAutoAttack, "autoattack")(model, x, y, **given)
 
 
 def broken(model, x, x_adv, y, eps="0.1", norm="Linf"):
@@ -87,7 +92,8 @@ def test_verdicts_are_those_of_the_authors_code(digits):
     model, x, y = digits
     ids = torch.arange(len(x))
     options = {"norm": "Linf", "eps": 0.15, "version": "standard"}
-    theirs = reference_autoattack(model, x, y, ids=ids, seed=0, batch_size=60, **options)
+    reference = as_function(ReferenceAutoAttack, "reference")
+    theirs = reference(model, x, y, ids=ids, seed=0, batch_size=60, **options)
     ours = attack(model, x, y, **options)
     pair = [broken(model, x, x_adv, y, eps="0.15") for x_adv in (ours, theirs)]
     clean = broken(model, x, x, y, eps="0.15")
@@ -166,7 +172,7 @@ def test_a_protocol_runs_it_and_the_reference_engine_is_another_protocol():
     verdicts = []
     for protocol in (ours, theirs):
         (spec,) = protocol.attacks
-        check_attack(spec, protocol.threat, num_classes=4)
+        spec.check(protocol.threat, num_classes=4)
         x_adv = run_attack(
             spec, model, x, y, threat=protocol.threat, ids=ids, seed=0, batch_size=20
         )
@@ -186,15 +192,4 @@ def test_unknown_versions_and_stand_ins_are_refused(digits):
     with pytest.raises(InputError, match="version='best' is unknown"):
         attack(model, x, y, version="best")
     with pytest.raises(InputError, match="few_classes='dlr' is unknown"):
-        autoattack(
-            model,
-            x,
-            y,
-            version="standard",
-            few_classes="dlr",
-            norm="Linf",
-            eps=0.1,
-            ids=torch.arange(len(x)),
-            seed=0,
-            batch_size=8,
-        )
+        attack(model, x, y, few_classes="dlr")

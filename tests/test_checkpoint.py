@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import reseal
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from robustbench_lite.checkpoint import (
     read_card,
     save_checkpoint,
 )
+from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.models import build_model
 
 ARCHITECTURE = {
@@ -74,13 +76,14 @@ def saved(tmp_path: Path) -> Path:
 def edit_card(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
     values = json.loads((folder / "card.json").read_text())
     change(values)
-    (folder / "card.json").write_text(json.dumps(values))
+    (folder / "card.json").write_text(with_checksum(values))
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+    reseal(folder)
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18", "resnet18_wide_map"])
@@ -390,8 +393,13 @@ def test_card_that_is_no_text_is_refused(saved: Path) -> None:
     [
         (lambda c: c.pop("mean"), "card.json lacks mean"),
         (lambda c: c.update(meen=1), "unknown field 'meen'; did you mean mean"),
-        (lambda c: c.update(schema_version=2, new=1), r"schema_version=2; .*reads 1: upgrade"),
-        (lambda c: c.update(schema_version=0), "schema_version=0 must be 1"),
+        (lambda c: c.update(schema_version=3, new=1), r"schema_version=3; .*reads 2: upgrade"),
+        (lambda c: c.update(schema_version=0), "schema_version=0 must be 1 or 2"),
+        (lambda c: c.pop("weights_sha256"), "weights_sha256 must be 64 hexadecimal"),
+        (lambda c: c.update(weights_sha256="0" * 63), "weights_sha256 must be 64 hexadecimal"),
+        (lambda c: c.update(weights_sha256="0" * 64), "not the weights that card.json describes"),
+        (lambda c: c.update(num_classes=2**70), "cannot be built with num_classes=1180591620"),
+        (lambda c: c.update(image_size=[2**70, 8]), "cannot be built with"),
         (lambda c: c.update(num_classes="5"), "num_classes='5' must be int"),
         (lambda c: c.update(num_classes=True), "num_classes=True must be int"),
         (lambda c: c.update(seed="x"), "seed='x' must be int or null"),
@@ -439,6 +447,56 @@ def test_wrong_weights_are_one_line(
     with pytest.raises(InputError, match=message) as caught:
         load_checkpoint(saved)
     assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_of_a_card_or_its_weights_changes_the_network(saved: Path) -> None:
+    honest = checkpoint_hash(saved)
+    for name in ("card.json", "model.safetensors"):
+        content = (saved / name).read_bytes()
+        for bit in range(0, 8 * len(content), max(1, len(content) // 40)):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            (saved / name).write_bytes(damaged)
+            try:
+                assert checkpoint_hash(saved) == honest, (name, bit)
+            except InputError as error:
+                assert name in str(error)  # noqa: PT017
+                assert "\n" not in str(error)  # noqa: PT017
+        (saved / name).write_bytes(content)
+
+
+def test_the_card_of_another_network_is_refused(saved: Path, tmp_path: Path) -> None:
+    other = build()
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    save_checkpoint(tmp_path / "other", other, card_of(other))
+    (saved / "card.json").write_bytes((tmp_path / "other" / "card.json").read_bytes())
+    with pytest.raises(InputError, match="not the weights that card.json describes"):
+        load_checkpoint(saved)
+
+
+def test_an_edited_card_is_refused_unless_its_checksum_is_removed(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved / "card.json"
+    path.write_text(path.read_text().replace("ε = 8/255", "mine"))
+    with pytest.raises(InputError, match='edited it on purpose, remove its line "checksum"'):
+        load_checkpoint(saved)
+    path.write_text(path.read_text().rpartition(',\n  "checksum"')[0] + "\n}\n")
+    assert load_checkpoint(saved)[1].notes == "mine"
+    assert "has no checksum" in caplog.text
+
+
+def test_a_card_of_an_older_version_loads_and_says_that_nothing_was_checked(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    honest = checkpoint_hash(saved)
+    values = json.loads((saved / "card.json").read_text())
+    del values["weights_sha256"], values["checksum"]
+    (saved / "card.json").write_text(json.dumps({**values, "schema_version": 1}))
+    assert checkpoint_hash(saved) == honest
+    load_checkpoint(saved)
+    assert caplog.text.count("has no checksum") == 1
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99"])

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import reseal
 
 from robustbench_lite.cli import main
 from robustbench_lite.cli.parser import build_parser
+from robustbench_lite.core.integrity import with_checksum
 
 IMPORT = ["--arch", "resnet18", "--dataset", "cifar10", "--normalization", "none"]
 QUICK = ["--protocol", "linf_quick", "--eps", "0.1", "--n", "12", "--threads", "1"]
@@ -142,11 +144,12 @@ def nan_weights(folder):
     tensors = load_file(folder / "model.safetensors")
     next(iter(tensors.values()))[0] = torch.nan
     save_file(tensors, folder / "model.safetensors")
+    reseal(folder)
 
 
 def wrong_classes(folder):
     card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps(card | {"num_classes": 7}))
+    (folder / "card.json").write_text(with_checksum(card | {"num_classes": 7}))
 
 
 @pytest.mark.parametrize(
@@ -270,13 +273,14 @@ def test_an_empty_data_folder_and_a_corrupt_parquet_are_one_line(capsys, checkpo
     assert word in line
 
 
-def test_interruption_says_that_the_same_command_goes_on(capsys, checkpoint, monkeypatch):
+def test_interruption_says_that_the_same_command_resumes(capsys, checkpoint, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("robustbench_lite.evaluation.run_attack", interrupt)
     assert main(["evaluate", str(checkpoint), *QUICK, "--out", "r"]) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
+    said = "rbl: interrupted; run the same command again to resume\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(
@@ -315,9 +319,9 @@ def test_every_command_has_help():
     parser = build_parser()
     commands = next(a for a in parser._actions if a.dest == "command").choices
     assert set(commands) == {
-        *("demo", "train", "evaluate", "transfer", "detect"),
+        *("demo", "doctor", "train", "evaluate", "transfer", "detect"),
         *("leaderboard", "compare", "plot", "reproduce", "classes", "import", "list"),
-        *("submit", "verify"),
+        *("submit", "verify", "show"),
     }
     for command in commands.values():
         assert command.description

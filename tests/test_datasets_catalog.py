@@ -1,5 +1,6 @@
 """Names and facts of the data sets, without any heavy import."""
 
+import re
 import subprocess
 import sys
 
@@ -42,7 +43,9 @@ def test_every_downloaded_split_has_pinned_archives(name):
     for split in ("train", "test"):
         for archive in ARCHIVES[name][split]:
             algorithm, _, digits = archive.known_hash.partition(":")
-            assert len(digits) == {"md5": 32, "sha256": 64}[algorithm]
+            assert algorithm == "sha256"
+            assert re.fullmatch("[0-9a-f]{64}", digits)
+            assert archive.size > 1000
             assert all(url.endswith("/" + archive.file_name) for url in archive.urls)
 
 
@@ -56,17 +59,6 @@ def test_tiny_imagenet_aliases_replace_foreign_ids_by_ours():
 def test_unknown_name_suggests_the_near_one():
     with pytest.raises(InputError, match=r"unknown data set 'cifar-10'; did you mean .*cifar10"):
         dataset_info("cifar-10")
-
-
-def test_listing_imports_nothing_heavy():
-    code = (
-        "import sys, robustbench_lite.datasets as d\n"
-        "list(d.DATASETS); [d.dataset_info(n) for n in d.DATASETS]\n"
-        "heavy = 'torch torchvision numpy pyarrow pooch sklearn PIL scipy requests'.split()\n"
-        "sys.exit(' '.join(m for m in heavy if m in sys.modules) or None)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_loading_works_where_torchvision_cannot_be_imported():

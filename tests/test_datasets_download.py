@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.datasets import load_split
+from robustbench_lite.datasets import download, load_split
 from robustbench_lite.datasets import loading as loading_module
 from robustbench_lite.datasets.archives import Archive
 from robustbench_lite.datasets.download import fetch
@@ -26,6 +28,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.breaks, self.ranges, self.understands_range = {}, [], [], True
         self.longest_range = None
+        self.redirects, self.says_length = {}, True
 
     def url(self, name):
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -36,20 +39,22 @@ class Handler(BaseHTTPRequestHandler):
         server, data = self.server, self.server.files.get(self.path[1:])
         asked = self.headers.get("Range")
         server.ranges.append(asked)
+        if self.path[1:] in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[self.path[1:]])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if data is None:
             self.send_error(404)
             return
         start = int(asked[len("bytes=") : -1]) if asked and server.understands_range else 0
-        if start and start >= len(data):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(data)}")
-            self.end_headers()
-            return
         body = data[start:][: server.longest_range if start else None]
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(body)))
+        if server.says_length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
 
@@ -69,7 +74,7 @@ def server():
 
 
 def archive_of(*urls, content=CONTENT, name="data.bin"):
-    return Archive(name, urls, f"md5:{hashlib.md5(content).hexdigest()}")
+    return Archive(name, urls, f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
 
 
 def names_in(folder):
@@ -125,10 +130,10 @@ def test_complete_part_file_is_only_checked_and_renamed(server, tmp_path):
     (tmp_path / "data.bin.part").write_bytes(CONTENT)
     (path,) = fetch([archive_of(server.url("data.bin"))], tmp_path, progress=False)
     assert path.read_bytes() == CONTENT
-    assert server.ranges == [f"bytes={len(CONTENT)}-"]
+    assert server.ranges == [], "nothing was missing"
 
 
-@pytest.mark.parametrize("part", [b"x" * 1000, CONTENT + b"too long"])
+@pytest.mark.parametrize("part", [b"x" * 1000, b"x" * len(CONTENT), CONTENT + b"too long"])
 def test_wrong_part_file_is_thrown_away_and_fetched_again(server, tmp_path, part):
     (tmp_path / "data.bin.part").write_bytes(part)
     (path,) = fetch([archive_of(server.url("data.bin"))], tmp_path, progress=False)
@@ -137,16 +142,94 @@ def test_wrong_part_file_is_thrown_away_and_fetched_again(server, tmp_path, part
 
 
 def test_wrong_hash_says_expected_and_got_and_keeps_nothing(server, tmp_path):
-    server.files["data.bin"] = b"another file"
+    other = CONTENT[:-1] + b"x"
+    server.files["data.bin"] = other
     archive = archive_of(server.url("data.bin"))
     with pytest.raises(InputError) as caught:
         fetch([archive], tmp_path, progress=False)
     message = str(caught.value)
     assert archive.known_hash in message
-    assert hashlib.md5(b"another file").hexdigest() in message
+    assert hashlib.sha256(other).hexdigest() in message
     assert "Deleted" in message
     assert names_in(tmp_path) == []
     assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("other", [CONTENT + b"more", CONTENT[:1000], b""])
+def test_a_file_of_another_size_is_refused_before_it_is_read(server, tmp_path, other):
+    server.files["data.bin"] = other
+    with pytest.raises(InputError) as caught:
+        fetch([archive_of(server.url("data.bin"))], tmp_path, progress=False)
+    said = f"(it has {len(other)} bytes, and the official file {len(CONTENT)})"
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert names_in(tmp_path) == []
+    assert server.ranges == [None], "asked once"
+
+
+def test_no_more_than_the_official_size_is_read_from_a_server_that_does_not_say_it(
+    server, tmp_path
+):
+    server.files["data.bin"], server.says_length = CONTENT * 50, False
+    with pytest.raises(InputError, match=f"it sent more than the {len(CONTENT)} bytes"):
+        fetch([archive_of(server.url("data.bin"))], tmp_path, progress=False)
+    assert names_in(tmp_path) == []
+
+
+def test_a_file_cut_short_by_a_server_that_does_not_say_its_size_is_continued(server, tmp_path):
+    server.breaks, server.says_length = [100_000], False
+    (path,) = fetch([archive_of(server.url("data.bin"))], tmp_path, progress=False)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize("target", ["http://HOST/data.bin", "/data.bin", "file:///etc/passwd"])
+def test_a_redirection_elsewhere_than_to_https_is_refused(server, tmp_path, target):
+    target = target.replace("HOST", f"127.0.0.1:{server.server_port}")
+    server.redirects["moved"] = target
+    scheme = target.partition(":")[0] if ":" in target else "http"
+    said = f"it redirects to {scheme}, and only https is followed"
+    with pytest.raises(InputError, match=said) as caught:
+        fetch([archive_of(server.url("moved"))], tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
+    assert server.ranges == [None], "the target was not asked"
+    assert names_in(tmp_path) == []
+
+
+def test_a_redirection_to_https_is_followed(server, tmp_path):
+    server.redirects["moved"] = f"https://127.0.0.1:{server.server_port}/data.bin"
+    with pytest.raises(InputError, match="SSL"):  # our server speaks no TLS, but was asked to
+        fetch([archive_of(server.url("moved"))], tmp_path, progress=False)
+
+
+def test_redirections_are_followed_a_few_times(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_REDIRECTED_TO", ("https", "http"))
+    server.redirects |= {"moved": server.url("again"), "again": server.url("data.bin")}
+    (path,) = fetch([archive_of(server.url("moved"))], tmp_path, progress=False)
+    assert path.read_bytes() == CONTENT
+    server.redirects["loop"] = server.url("loop")
+    with pytest.raises(InputError, match="Exceeded 5 redirects"):
+        fetch([archive_of(server.url("loop"), name="other")], tmp_path, progress=False)
+
+
+def test_a_download_stopped_by_a_signal_leaves_only_its_part(server, tmp_path):
+    """The signal comes when everything was received and is about to get its name."""
+    archive = archive_of(server.url("data.bin"))
+    code = (
+        "import os, signal\nfrom pathlib import Path\n"
+        "from robustbench_lite.core.stopping import catch_signals\n"
+        "from robustbench_lite.datasets import download\n"
+        "from robustbench_lite.datasets.archives import Archive\n"
+        "catch_signals(quiet=False)\n"
+        "download.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"download.fetch([{archive!r}], Path({str(tmp_path)!r}), progress=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[1:] == ["rbl: stopped by SIGTERM"]  # after pooch names the file
+    assert names_in(tmp_path) == ["data.bin.part"]
+    server.files.clear()
+    assert fetch([archive], tmp_path, progress=False)[0].read_bytes() == CONTENT
 
 
 def test_next_address_is_tried_when_one_fails(server, tmp_path):
@@ -172,7 +255,7 @@ def test_gzip_files_are_stored_as_they_are(server, tmp_path):
 
 def test_placed_file_with_a_wrong_hash_is_neither_read_nor_replaced(server, tmp_path):
     (tmp_path / "data.bin").write_bytes(b"placed by hand, cut short")
-    with pytest.raises(InputError, match=r"expected md5:.*got md5:.*left as it is"):
+    with pytest.raises(InputError, match=r"expected sha256:.*got sha256:.*left as it is"):
         fetch([archive_of(server.url("data.bin"))], tmp_path, progress=False)
     assert (tmp_path / "data.bin").read_bytes() == b"placed by hand, cut short"
     assert server.ranges == []

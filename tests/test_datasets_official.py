@@ -68,8 +68,8 @@ def place(tmp_path, monkeypatch):
         pinned = []
         for archive, data in zip(ARCHIVES[name][split], contents, strict=True):
             (folder / archive.file_name).write_bytes(data)
-            md5 = f"md5:{hashlib.md5(data).hexdigest()}"
-            pinned.append(Archive(archive.file_name, archive.urls, md5))
+            sha256 = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            pinned.append(Archive(archive.file_name, archive.urls, sha256, len(data)))
         table = {name: {split: tuple(pinned)}}
         monkeypatch.setattr(loading_module, "ARCHIVES", table)
         return folder
@@ -185,14 +185,14 @@ def test_file_with_another_hash_is_left_alone_and_not_read(place, load, tmp_path
     images = images_of(2, "mnist")
     folder = place("mnist", "test", [idx(images[:, 0]), idx(np.array([0, 1]))])
     file = folder / "t10k-images-idx3-ubyte.gz"
-    pinned = hashlib.md5(file.read_bytes()).hexdigest()
+    pinned = hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_bytes(idx(255 - images[:, 0]))
-    got = hashlib.md5(file.read_bytes()).hexdigest()
+    got = hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.raises(InputError) as caught:
         load("mnist", "test")
     for part in (str(file), pinned, got, "left as it is", "https://"):
         assert part in str(caught.value)
-    assert hashlib.md5(file.read_bytes()).hexdigest() == got
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == got
 
 
 def test_of_equal_names_the_file_with_the_pinned_hash_is_read(place, load, tmp_path):

@@ -61,7 +61,7 @@ def test_the_example_submission_is_accepted_and_its_entry_verified(tmp_path):
         folder / "entry", folder, HERE, Sample(k=4, seed=0), allow_code=False, limits=LIMITS
     )
     assert verdict(found) == "accepted", render(found)
-    assert load_result(folder / "entry").status == "unverified"  # 4 are too few for a rank
+    assert load_result(folder / "entry").status == "flagged"  # 4 are too few for a rank
 
 
 def test_the_example_in_the_documents_is_the_one_there():

@@ -142,6 +142,36 @@ def test_a_second_identical_call_computes_nothing(source, digits, tmp_path, monk
     assert run(source, digits, tmp_path / "r") == first
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"parts": [NaN]}', b'{"parts": 5}', b"[]"])
+def test_damaged_seconds_never_end_a_run(source, digits, tmp_path, content):
+    whole = run(source, digits, tmp_path / "r", n=20)
+    (tmp_path / "r" / "timing.json").write_bytes(content)
+    (tmp_path / "r" / "parts/pgd20_ce/00000.parquet").unlink()
+    assert run(source, digits, tmp_path / "r", n=20) == whole
+    assert len(json.loads((tmp_path / "r" / "timing.json").read_text())["parts"]) == 1
+
+
+def test_damaged_parts_and_checks_are_made_anew_with_the_same_bytes(
+    source, digits, tmp_path, caplog
+):
+    folder = tmp_path / "r"
+    run(source, digits, folder, evidence="int8")
+    files = {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "timing.json"
+    }
+    for path, content in files.items():
+        if path.name == "header.json":
+            continue
+        caplog.clear()
+        path.write_bytes(content[: len(content) // 2])
+        run(source, digits, folder, evidence="int8")
+        assert {path: path.read_bytes() for path in files} == files
+        if path.name not in ("result.json", "examples.parquet"):
+            assert caplog.text.count("computed again") == 1
+
+
 def test_verdicts_do_not_depend_on_batch_or_chunk_size(source, digits, tmp_path):
     results = [
         run(source, digits, tmp_path / str(size), batch_size=size, chunk_size=3 * size)

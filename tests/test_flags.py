@@ -20,6 +20,7 @@ from robustbench_lite.attacks.autoattack import stages
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.protocol import load_protocol, protocol_files
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
+from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.cost import PassCounter
 from robustbench_lite.datasets import load_split
 from robustbench_lite.errors import InputError
@@ -506,14 +507,17 @@ def test_the_checks_cost_what_they_say(base, digits):
 
 # What the row's attacks say.
 
+PGD = {"loss": "ce", "steps": 5, "alpha": 0.1, "restarts": 1, "start": "none", "keep": "last"}
+CW = {"kappa": 0.0, "lr": 0.01, "steps": 5, "search_steps": 2, "initial_c": 0.1}
+AA = {"attack": "autoattack", "few_classes": "margin"}
 ATTACKS = {
-    "pgd": {"name": "pgd", "attack": "pgd"},
-    "square": {"name": "square", "attack": "square"},
-    "aa": {"name": "aa", "attack": "autoattack", "version": "standard"},
-    "plus": {"name": "plus", "attack": "autoattack", "version": "plus"},
-    "rand": {"name": "rand", "attack": "autoattack", "version": "rand"},
-    "reference": {"name": "reference", "attack": "reference:autoattack", "version": "standard"},
-    "cw_l2": {"name": "cw_l2", "attack": "cw_l2"},
+    "pgd": {"attack": "pgd", **PGD},
+    "square": {"attack": "square", "queries": 5, "restarts": 1, "p_init": 0.8},
+    "aa": {**AA, "version": "standard"},
+    "plus": {**AA, "version": "plus"},
+    "rand": {**AA, "version": "rand"},
+    "reference": {"attack": "reference:autoattack", "version": "standard"},
+    "cw_l2": {"attack": "cw_l2", **CW},
 }
 
 
@@ -528,7 +532,8 @@ def part(n, broken=(), stage="", linf=0.1):
 
 
 def outcomes(parts, *, n=100, crafted=(0, ())):
-    protocol = {"norm": "Linf", "eps_value": 0.1, "attacks": [ATTACKS[name] for name in parts]}
+    attacks = [{"name": name, "title": name, **ATTACKS[name]} for name in parts]
+    protocol = {"norm": "Linf", "eps_value": 0.1, "attacks": attacks}
     measured = Measured({}, *crafted)
     return outcome_checks(protocol, {"clean": part(n), **parts}, measured)
 
@@ -566,7 +571,7 @@ def test_a_row_that_cannot_tell_says_that_it_looked_at_nothing(name):
     """In `plus` gradients come after Square; of the others nobody knows, or one kind is missing."""
     checks = outcomes({name: part(100, range(6), "square")})
     assert checks["black_box_beats_white_box"] == Check(0.0, 0)
-    assert [stage.name for stage in stages("plus", "Linf")].index("square") < 4
+    assert list(stages("plus", "Linf")).index("square") < 4
 
 
 def test_transfer_counts_what_no_white_box_attack_of_the_row_broke():
@@ -614,7 +619,7 @@ def names(result):
     return {flag["name"] for flag in result["flags"]}
 
 
-def test_a_net_that_pgd_misses_and_square_breaks_is_unverified(base, digits, tmp_path):
+def test_a_net_that_pgd_misses_and_square_breaks_is_flagged(base, digits, tmp_path):
     path = tmp_path / "p.toml"
     path.write_text(
         'id = "p"\nversion = 1\nnorm = "Linf"\nengine = "ours"\nsummary = ""\npasses = 1\n'
@@ -626,7 +631,7 @@ def test_a_net_that_pgd_misses_and_square_breaks_is_unverified(base, digits, tmp
     masked = run(Around(base, quantised), digits, tmp_path / "m", protocol=str(path))
     assert names(masked) == {"zero_gradients", "huge_eps", "black_box_beats_white_box"}
     assert masked["attacks"]["square"]["value"] < masked["attacks"]["pgd"]["value"] - 0.1
-    assert masked["status"] == "unverified"
+    assert load_result(tmp_path / "m").status == "flagged"
     assert names(run(base, digits, tmp_path / "h", protocol=str(path))) == set()
 
 
@@ -647,21 +652,20 @@ def test_no_flag_rises_on_trained_defenses(name, digits, checkpoint, tmp_path):
     for protocol, eps in (("linf_quick", "0.1"), ("l2_quick", "0.5")):
         result = run(source, digits, tmp_path / protocol, protocol=protocol, eps=eps)
         assert result["flags"] == []
-        assert result["status"] == "verified"
+        assert load_result(tmp_path / protocol).status == "measured"
         assert set(result["checks"]) == {flag.name for flag in FLAGS}
         looked_at = {name for name, check in result["checks"].items() if check["points"]}
         assert looked_at == set(BY_NAME) - {"black_box_beats_white_box"}, "no such attack there"
 
 
-def test_a_raised_flag_makes_the_row_unverified_and_unranked(base, digits, tmp_path):
+def test_a_raised_flag_makes_the_row_flagged_and_unranked(base, digits, tmp_path):
     result = run(TRIPPED["softmax outputs"][0](base), digits, tmp_path / "r", n=20)
-    assert result["status"] == "unverified"
     (flag,) = result["flags"]
     assert flag["name"] == "probabilities"
     assert flag["follow_up"]
     assert flag["points"] == 20
     table = build_table([load_result(tmp_path / "r")])
-    assert table["status"].tolist() == ["unverified"]
+    assert table["status"].tolist() == ["flagged"]
     assert not str(table["rank"].iloc[0]).isdigit()
 
 
@@ -688,8 +692,10 @@ def test_checks_are_measured_once_and_never_those_of_another_network(base, digit
         path.unlink()  # as if killed right after the checks
     run(base, digits, folder, n=40, chunk_size=20)
     honest = (folder / "checks.json").read_bytes()
-    assert read_measured(folder / "checks.json").checks["zero_gradients"].value == 0.0
-    marked = honest.replace(b'"points": 40', b'"points": 39')
+    checks = read_measured(folder / "checks.json", terms=None).checks
+    assert checks["zero_gradients"].value == 0.0
+    altered = honest.replace(b'"points": 40', b'"points": 39')
+    marked = with_checksum(json.loads(altered)).encode()
     assert marked != honest
     (folder / "checks.json").write_bytes(marked)
     (folder / "parts/pgd20_ce/00001.parquet").unlink()
@@ -712,13 +718,20 @@ def test_checks_that_lack_something_are_one_line_with_the_fix(damage, base, digi
     measured = measure(base, digits, n=10)
     path = tmp_path / "checks.json"
     path.write_text(json.dumps(measured.as_dict()))
-    assert read_measured(path) == measured
+    assert read_measured(path, terms=None) == measured
+    with pytest.raises(InputError, match="no checksum, or is of another evaluation"):
+        read_measured(path, terms="mine")
+    path.write_text(with_checksum({"terms": "another", **measured.as_dict()}))
+    with pytest.raises(InputError, match="no checksum, or is of another evaluation"):
+        read_measured(path, terms="mine")
+    path.write_text(with_checksum({"terms": "mine", **measured.as_dict()}))
+    assert read_measured(path, terms="mine") == measured
     if damage is None:
         path.unlink()
     else:
         path.write_text(damage(path.read_text()))
-    with pytest.raises(InputError, match="checks.json cannot be read .* remove it and run"):
-        read_measured(path)
+    with pytest.raises(InputError, match=r"checks.json (cannot be read|is damaged)"):
+        read_measured(path, terms=None)
 
 
 def test_out_of_memory_in_the_checks_is_one_line(base, digits, tmp_path, monkeypatch):

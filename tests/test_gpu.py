@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from conftest import as_function
 
-from robustbench_lite.attacks.cw_l2 import cw_l2
+from robustbench_lite.attacks.cw_l2 import CwL2
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.attacks.random_numbers import normal, random_words
@@ -15,6 +16,8 @@ from robustbench_lite.models import build_model
 from robustbench_lite.recipe import load_recipe
 from robustbench_lite.training import train
 from robustbench_lite.training_data import TrainingData
+
+cw_l2 = as_function(CwL2, "cw_l2")
 
 pytestmark = pytest.mark.gpu
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")

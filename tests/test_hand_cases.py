@@ -10,8 +10,9 @@ from conftest import small_net
 from torch import nn
 
 from robustbench_lite.attacks.catalogue import ATTACKS
+from robustbench_lite.attacks.contract import RunTerms
 from robustbench_lite.attacks.protocol import AttackSpec
-from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel
 from robustbench_lite.verifier import largest_norm, verify
 
@@ -57,7 +58,7 @@ def attack(name, norm, model, x, y, *, eps=None, ids=None, batch_size=12, networ
     if "alpha" in params:
         params["alpha"] = float(params["alpha"] * threat.eps)
     spec = AttackSpec(name, name, name, params)
-    check_attack(spec, threat, num_classes=10)
+    spec.check(threat, num_classes=10)
     ids = torch.arange(len(x)) if ids is None else ids
     return run_attack(
         spec,
@@ -144,12 +145,9 @@ def test_images_that_are_already_wrong_stay_wrong(name, norm):
 def test_no_images_give_no_images(name, norm):
     net, x, y = smooth((2, 3, 4), 5)
     assert attack(name, norm, net, x[:0], y[:0]).shape == (0, 2, 3, 4)
-    function = ATTACKS.load(name)
-    place = {"ids": torch.arange(0), "seed": 0}
-    given = {"norm": norm, "eps": float(EPS[norm])} if name != "cw_l2" else {}
-    given |= {"batch_size": 4} if name in SLOTTED else {}
     params = TABLE[name][1] | ({"alpha": 4 / 255} if "alpha" in TABLE[name][1] else {})
-    assert function(net, x[:0], y[:0], **place, **given, **params).shape == (0, 2, 3, 4)
+    terms = RunTerms(norm, float(EPS[norm]), torch.arange(0), seed=0, stream="s", batch_size=4)
+    assert ATTACKS.load(name)(**params)(net, x[:0], y[:0], terms).shape == (0, 2, 3, 4)
 
 
 @every_attack

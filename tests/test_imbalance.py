@@ -1,8 +1,5 @@
 """The imbalanced-data builder: counts, draws and shortages."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -138,13 +135,6 @@ def test_values_out_of_range_are_named(kind, arguments, words):
         kind(*arguments)
 
 
-def test_imbalances_are_registered_and_listing_them_imports_no_torch():
+def test_imbalances_are_registered():
     loaded = {name: IMBALANCES.load(name) for name in IMBALANCES}
     assert loaded == {"none": Balanced, "exp": ExponentialImbalance, "step": StepImbalance}
-    code = (
-        "import sys; from robustbench_lite.datasets.imbalance import IMBALANCES\n"
-        "IMBALANCES.load('exp')(100, 5000, 0).counts(10)\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -6,8 +6,10 @@ import pytest
 
 from robustbench_lite.core.integrity import (
     ChecksumError,
+    check_line,
     file_sha256,
     has_checksum,
+    line_with_checksum,
     with_checksum,
 )
 
@@ -63,6 +65,23 @@ def test_a_file_without_a_checksum_is_no_error() -> None:
 def test_what_has_no_checksum_is_refused(data) -> None:
     with pytest.raises(ValueError, match="checksum|JSON"):
         with_checksum(data)
+
+
+def test_a_line_carries_a_checksum_and_no_flipped_bit_changes_a_value() -> None:
+    line = line_with_checksum({"epoch": 3, "robust_accuracy": 0.51})
+    assert json.loads(line)["robust_accuracy"] == 0.51
+    check_line('{"epoch": 3}')  # of an older version
+    for i in range(8 * len(line)):
+        damaged = bytearray(line.encode())
+        damaged[i // 8] ^= 1 << i % 8
+        try:
+            text = damaged.decode()
+            check_line(text)
+            stored = json.loads(text)
+        except ValueError:
+            continue
+        values = {"epoch": stored.get("epoch"), "robust_accuracy": stored.get("robust_accuracy")}
+        assert values == {"epoch": 3, "robust_accuracy": 0.51}, text
 
 
 def test_the_hash_of_a_file(tmp_path) -> None:

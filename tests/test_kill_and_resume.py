@@ -5,16 +5,26 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from robustbench_lite.cli import main
+
+pytestmark = pytest.mark.slow
+
+TESTS = Path(__file__).resolve().parent
+SAFETY = 900  # seconds: only turns a hang into a failure
 
 
-def start(arguments, folder, before=None):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+def start(arguments, folder, before=None, **stop):
+    """Start `rbl`; `stop` is when it stops itself (`stop_hook/sitecustomize.py`)."""
+    paths = [TESTS.parent, TESTS / "stop_hook"]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
+    environment |= {f"STOP_{name.upper()}": value for name, value in stop.items()}
     return subprocess.Popen(
         [sys.executable, "-m", "robustbench_lite", *arguments],
         cwd=folder,
@@ -28,22 +38,16 @@ def start(arguments, folder, before=None):
 
 def finish(arguments, folder):
     process = start(arguments, folder)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=SAFETY)
     assert process.returncode == 0, err
     return out
 
 
-def kill_when(arguments, folder, ready):
-    """Start, wait until `ready()`, SIGKILL; fails if the process ended by itself before that."""
-    process = start(arguments, folder)
-    deadline = time.monotonic() + 200
-    while not ready():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing to kill appeared"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+def killed(arguments, folder, at):
+    """Run until SIGKILL at a step."""
+    process = start(arguments, folder, at=at, by="SIGKILL")
+    _, err = process.communicate(timeout=SAFETY)
+    assert process.returncode == -signal.SIGKILL, err
 
 
 def same(whole, broken, names):
@@ -58,52 +62,52 @@ COMMON += ["--chunk-size", "30", "--batch-size", "30", "--out"]
 @pytest.fixture(scope="module")
 def whole(checkpoint, tmp_path_factory):
     """The result folder of an evaluation that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    finish(["evaluate", str(checkpoint), *COMMON, "whole"], folder)
-    return folder / "whole"
+    out = tmp_path_factory.mktemp("unbroken") / "whole"
+    assert main(["evaluate", str(checkpoint), *COMMON, str(out)]) == 0
+    return out
 
 
-@pytest.mark.parametrize("after", [1, 6])
-def test_a_killed_evaluation_ends_with_the_same_bytes(checkpoint, whole, tmp_path, after):
-    command = ["evaluate", str(checkpoint), *COMMON]
+def test_an_evaluation_killed_twice_ends_with_the_same_bytes(checkpoint, whole, tmp_path):
+    command = ["evaluate", str(checkpoint), *COMMON, "broken"]
     broken = tmp_path / "broken"
-    kill_when(
-        [*command, "broken"],
-        tmp_path,
-        lambda: len(list(broken.glob("parts/*/*.parquet"))) >= after,
-    )
+    killed(command, tmp_path, "replace .parquet 2")
+    assert len(parts_of(broken)) == 1
+    killed(command, tmp_path, "replace .parquet 6")
+    done = {path: path.stat().st_mtime_ns for path in parts_of(broken)}
+    assert len(done) == 6
     assert not (broken / "result.json").exists(), "killed before the end"
-    done = {path: path.stat().st_mtime_ns for path in broken.glob("parts/*/*.parquet")}
-    finish([*command, "broken"], tmp_path)
+    finish(command, tmp_path)
     assert all(path.stat().st_mtime_ns == then for path, then in done.items()), "nothing redone"
-    parts = [str(p.relative_to(broken)) for p in broken.glob("parts/*/*.parquet")]
+    parts = [str(path.relative_to(broken)) for path in parts_of(broken)]
     assert len(parts) == 12 * 3
     same(whole, broken, ["result.json", "examples.parquet", "header.json", *parts])
 
 
+def parts_of(folder):
+    return list(folder.glob("parts/*/*.parquet"))
+
+
 def test_two_workers_write_the_same_bytes_also_after_one_was_killed(checkpoint, whole, tmp_path):
     command = ["evaluate", str(checkpoint), *COMMON, "broken", "--workers", "2"]
-    broken = tmp_path / "broken"
-    process = start(command, tmp_path)
-    deadline = time.monotonic() + 200
-    while len(list(broken.glob("parts/*/*.parquet"))) < 6:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing to kill appeared"
-        time.sleep(0.005)
-    os.kill(_children(process.pid)[-1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    broken, pipe = tmp_path / "broken", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Each has a part at the same time; the second writes its own, and dies at its next.
+    at = "replace .parquet 2"
+    process = start(command, tmp_path, at=at, by="SIGKILL", rank="1", pipe=str(pipe))
+    _, err = process.communicate(timeout=SAFETY)
     assert process.returncode == 2
     assert err.startswith("rbl: error: worker ")
     assert err.endswith(
-        "killed by SIGKILL; finished parts are kept, and the same command goes on\n"
+        "killed by SIGKILL; finished parts are kept: run the same command again to resume\n"
     )
     assert err.count("\n") == 1
     assert not (broken / "result.json").exists(), "killed before the end"
-    done = {path: path.stat().st_mtime_ns for path in broken.glob("parts/*/*.parquet")}
+    assert (broken / "timing-1.json").exists(), "the second worker finished a part"
+    done = {path: path.stat().st_mtime_ns for path in parts_of(broken)}
+    assert done
     assert finish(command, tmp_path).count("result: broken/result.json") == 1
     assert all(path.stat().st_mtime_ns == then for path, then in done.items()), "nothing redone"
-    assert (broken / "timing-1.json").exists(), "the second worker did some"
-    parts = [str(p.relative_to(broken)) for p in broken.glob("parts/*/*.parquet")]
+    parts = [str(path.relative_to(broken)) for path in parts_of(broken)]
     assert len(parts) == 12 * 3
     names = ["result.json", "examples.parquet", "header.json", "checks.json"]
     same(whole, broken, [*names, *parts])
@@ -112,15 +116,10 @@ def test_two_workers_write_the_same_bytes_also_after_one_was_killed(checkpoint, 
 def test_what_is_wrong_for_all_workers_is_said_once(checkpoint, tmp_path):
     command = ["evaluate", str(checkpoint), *COMMON, "r", "--workers", "2", "--n", "100000"]
     process = start(command, tmp_path)
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=SAFETY)
     assert (process.returncode, err) == (
         2, "rbl: error: n=100000: digits test has 1 to 364 examples to take\n"
     )  # fmt: skip
-
-
-def _children(pid):
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(word) for word in text.split()]
 
 
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
@@ -128,7 +127,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     command += ["--defense.crafting.steps", "3", "--validation.every", "1", "--out"]
     finish([*command, "whole"], tmp_path)
     broken = tmp_path / "broken"
-    kill_when([*command, "broken"], tmp_path, (broken / "metrics.jsonl").exists)
+    killed([*command, "broken"], tmp_path, "replace metrics.jsonl 2")
     assert not (broken / "last").exists(), "killed before the end"
     finish([*command, "broken"], tmp_path)
     names = ["model.safetensors", "card.json"]
@@ -148,9 +147,9 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_training_goes_on_after(tmp_pa
 
     command = ["train", "digits_standard", "--threads", "1", "--training.epochs", "1", "--out", "r"]
     process = start(command, tmp_path, before=small_files)
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=SAFETY)
     assert process.returncode == 2
-    assert err.startswith("rbl: error: cannot write r/state.pt: File too large")
+    assert err.startswith("rbl: error: cannot write r/state.safetensors: File too large")
     assert err.count("\n") == 1
     left = [path.name for path in (tmp_path / "r").iterdir()]
     assert sorted(left) == ["best", "recipe.json"], "nothing half-written, the best kept"

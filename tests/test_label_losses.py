@@ -1,8 +1,6 @@
 """Losses on labels against worked examples and closed forms, values and gradients, in float64."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -242,15 +240,8 @@ def test_constants_out_of_range_are_named(make, words):
         make()
 
 
-def test_every_label_loss_is_registered_and_listing_them_imports_no_torch():
+def test_every_label_loss_is_registered():
     assert list(LABEL_LOSSES) == ["cross_entropy", "encouraging", "focal", "ldam"]
     loaded = [LABEL_LOSSES.load(name) for name in LABEL_LOSSES]
     assert loaded == [CrossEntropy, Encouraging, Focal, Ldam]
     assert all(issubclass(kind, LabelLoss) for kind in loaded)
-    code = (
-        "import sys; from robustbench_lite.defenses.catalogue import LABEL_LOSSES\n"
-        "list(LABEL_LOSSES.items())\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

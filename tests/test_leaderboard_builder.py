@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.leaderboard.results import load_result
 
 Outcomes = np.ndarray[Any, np.dtype[np.bool_]]
@@ -88,6 +89,7 @@ def content(
             "attacks": {attack: packed(bits) for attack, bits in attacks.items()},
         },
         "flags": [],
+        "checks": checks(len(clean)),
         "status": "verified",
         "environment": {"torch": "2.13.0", "numpy": "2.4.6"},
         "git_commit": "0123456789abcdef",
@@ -126,16 +128,42 @@ def simple(name: str, robust: int, n: int = 40, **changes: Any) -> dict[str, Any
     return content(name, first(n, n), {"pgd20_ce": first(robust, n)}, **changes)
 
 
-def flagged(name: str = "black_box_beats_white_box") -> dict[str, Any]:
-    """The changes that make a result unverified."""
+CHECKS = (
+    *("batch_dependent", "bn_train_mode", "randomised", "probabilities", "zero_gradients"),
+    *("nan_gradients", "loss_scale", "huge_eps", "double_normalisation"),
+    *("transfer_beats_white_box", "black_box_beats_white_box", "outside_ball"),
+)
+
+
+def checks(points: int = 40, **values: float) -> dict[str, Any]:
+    """Every check of today, at 0 where `values` does not say otherwise."""
+    return {name: {"value": values.get(name, 0.0), "points": points} for name in CHECKS}
+
+
+def flagged(name: str = "zero_gradients") -> dict[str, Any]:
+    """The changes that flag a result; a name that is none of ours has no check."""
     flag = {
         "name": name,
         "value": 0.1,
         "threshold": 0.05,
-        "meaning": "Square breaks what PGD does not.",
+        "meaning": "Of an older version.",
         "follow_up": "rbl evaluate --protocol adaptive",
     }
-    return {"flags": [flag], "status": "unverified"}
+    found = {name: 0.1} if name in CHECKS else {}
+    return {"flags": [flag], "status": "unverified", "checks": checks(**found)}
+
+
+def sealed(data: dict[str, Any]) -> dict[str, Any]:
+    """A content as schema 2 has it: `store_sealed` adds the checksum."""
+    status = "flagged" if data["flags"] else "measured"
+    return {**data, "schema_version": 2, "status": status, "examples_sha256": "0" * 64}
+
+
+def store_sealed(folder: Path, data: dict[str, Any]) -> Path:
+    """Write a content of schema 2, as it stands, with the checksum of its text."""
+    file = store(folder, data)
+    file.write_text(with_checksum(data), encoding="utf-8")
+    return file
 
 
 def store(folder: Path, data: dict[str, Any]) -> Path:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from test_leaderboard_builder import HOSTILE, demo, flagged, protocol, simple, store
 
+from robustbench_lite.core.plain_text import csv_cell, plain
 from robustbench_lite.leaderboard import ResultError, build_table, load_result, render, render_page
+from robustbench_lite.leaderboard.published_formats import as_json
 
 FORMATS = ["terminal", "markdown", "csv", "latex", "json"]
 
@@ -28,11 +30,11 @@ MARKDOWN = r"""### digits test · Linf eps=0.1 · linf_standard@0.1.v1 · n=40
 
 | Rank | Name | Defense | Architecture | Params | Extra data | Clean | PGD-20 | Worst case | 95% interval | Cost | Status |
 | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |
-| 1 | a_b | pgd_at | small_cnn | 21.3k | yes | 100.00 | 75.00 | 75.00 | [59.8, 85.8] | 40 | verified |
-| 2 | 50% | pgd_at | small_cnn | 21.3k |  | 100.00 | 30.00 | 30.00 | [18.1, 45.4] | 40 | verified |
-| – | c | pgd_at | small_cnn | 21.3k |  | 100.00 | 90.00 | 90.00 | [76.9, 96.0] | 40 | unverified: black_box_beats_white_box |
+| 1 | a_b | pgd_at | small_cnn | 21.3k | yes | 100.00 | 75.00 | 75.00 | [59.8, 85.8] | 40 | measured |
+| 2 | 50% | pgd_at | small_cnn | 21.3k |  | 100.00 | 30.00 | 30.00 | [18.1, 45.4] | 40 | measured |
+| – | c | pgd_at | small_cnn | 21.3k |  | 100.00 | 90.00 | 90.00 | [76.9, 96.0] | 40 | flagged: zero_gradients |
 
-No rank: unverified.
+Ranked: 2 measured. Unranked: 1 flagged.
 
 Engine: ours 1.
 
@@ -41,14 +43,14 @@ Accuracies in percent, with 95% Wilson intervals. Worst case: correct and broken
 
 LATEX = r"""\begin{table}
 \centering
-\caption{digits test $\cdot$ Linf eps=0.1 $\cdot$ linf\_standard@0.1.v1 $\cdot$ n=40. Accuracies in percent, with 95\% Wilson intervals. Worst case: correct and broken by no attack. Cost: forward plus backward passes per example attacked. No rank: unverified. Engine: ours 1.}
+\caption{digits test $\cdot$ Linf eps=0.1 $\cdot$ linf\_standard@0.1.v1 $\cdot$ n=40. Accuracies in percent, with 95\% Wilson intervals. Worst case: correct and broken by no attack. Cost: forward plus backward passes per example attacked. Ranked: 2 measured. Unranked: 1 flagged. Engine: ours 1.}
 \begin{tabular}{llllrlrrrrrl}
 \toprule
 Rank & Name & Defense & Architecture & Params & Extra data & Clean & PGD-20 & Worst case & 95\% interval & Cost & Status \\
 \midrule
-1 & a\_b & pgd\_at & small\_cnn & 21.3k & yes & 100.00 & 75.00 & 75.00 & [59.8, 85.8] & 40 & verified \\
-2 & 50\% & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 30.00 & 30.00 & [18.1, 45.4] & 40 & verified \\
--- & c & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 90.00 & 90.00 & [76.9, 96.0] & 40 & unverified: black\_box\_beats\_white\_box \\
+1 & a\_b & pgd\_at & small\_cnn & 21.3k & yes & 100.00 & 75.00 & 75.00 & [59.8, 85.8] & 40 & measured \\
+2 & 50\% & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 30.00 & 30.00 & [18.1, 45.4] & 40 & measured \\
+-- & c & pgd\_at & small\_cnn & 21.3k &  & 100.00 & 90.00 & 90.00 & [76.9, 96.0] & 40 & flagged: zero\_gradients \\
 \bottomrule
 \end{tabular}
 \end{table}
@@ -78,7 +80,7 @@ def test_csv_is_as_agreed(tmp_path: Path) -> None:
     cells[8:10] = []
     plan = protocol(["pgd20_ce"])["hash"]
     assert "|".join(cells) == (
-        "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|||linf_standard@0.1.v1|ours 1|verified||"
+        "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|||linf_standard@0.1.v1|ours 1|measured||"
         f"False|40.5|digits|test|Linf|0.1|0.1|0|0|sha256:data|True|{plan}|"
         "sha256:model of a,b|"
     )
@@ -101,7 +103,7 @@ def test_terminal_says_why_a_row_has_no_rank_and_what_a_tie_is(tmp_path: Path) -
     text = shown(
         tmp_path, [simple("x", 30), simple("y", 29), simple("z", 3, **flagged())], "terminal"
     )
-    assert "z: unverified: black_box_beats_white_box" in text
+    assert "z: flagged: zero_gradients" in text
     assert "Rank with '='" in text
     assert "Rank with '='" not in shown(tmp_path, [simple("x", 30)], "terminal")
 
@@ -119,7 +121,7 @@ def test_json_holds_groups_of_fractions(tmp_path: Path) -> None:
 def test_groups_are_separate_tables_that_say_n(tmp_path: Path, format: str) -> None:
     later = simple("later", 30, examples={"first": 40, "count": 40})
     text = shown(tmp_path, [*demo(), simple("x", 30), later], format)
-    assert text.count("Rank") == 3
+    assert text.count("Rank") == 3 + text.count("Ranked")
     for heading in ("· n=300\n", "· n=40\n", "· n=40 (examples 40 to 79)\n"):
         assert heading in text
     assert text.count("PGD-20") == 3
@@ -170,7 +172,7 @@ def test_hostile_names_are_plain_text_in_latex(tmp_path: Path) -> None:
 
 def test_hostile_names_survive_csv_and_json(tmp_path: Path) -> None:
     table = csv.DictReader(io.StringIO(shown(tmp_path, hostile(), "csv"), newline=""))
-    assert {row["name"] for row in table} == set(HOSTILE)
+    assert {row["name"] for row in table} == set(map(plain, HOSTILE))
     (group,) = json.loads(shown(tmp_path, hostile(), "json"))["groups"]
     assert {row["name"] for row in group["rows"]} == set(HOSTILE)
 
@@ -213,3 +215,45 @@ def test_extra_data_that_nobody_stated_is_not_called_none(tmp_path: Path) -> Non
         assert "silent" in render(build_table([load_result(tmp_path / "2")]), format), (
             "a table of such rows alone"
         )
+
+
+FORMULAS = [
+    "=1+1",
+    "+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(A1)",
+    "\tx",
+    "\r=1",
+    "＝1+1",
+    "\x1b]0;x\x07",
+]
+
+
+def test_csv_text_is_neither_a_formula_nor_an_escape_sequence(tmp_path: Path) -> None:
+    contents = [
+        simple(text, 30 - i, defense=text, architecture=text, git_commit=text, **flagged(text))
+        for i, text in enumerate(FORMULAS)
+    ]
+    for data in contents:
+        data["protocol"]["attacks"][0]["title"] = "=2+5"
+    text = shown(tmp_path, contents, "csv")
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    for cell in (one for row in [header, *rows] for one in row):
+        assert cell[:1] not in tuple("=+-@＝\t\r")
+        assert cell == plain(cell)
+    assert "'=2+5" in header
+    assert [row[1] for row in rows][:3] == ["'=1+1", "'+cmd|' /C calc'!A0", "'-2+3"]
+    assert [float(row[5]) for row in rows] == [1.0] * len(rows)  # numbers stay numbers
+
+
+@pytest.mark.parametrize("value", [-0.5, -3, 1e-7, True, None])
+def test_a_number_stays_a_number_in_csv(value: object) -> None:
+    assert csv_cell(value) is value
+
+
+def test_published_json_holds_no_raw_control_character() -> None:
+    data = {"name": "a\x9b31m\u202eb\x1b[2J", "±": ["é", "\U000e0001"]}
+    text = as_json(data)
+    assert json.loads(text) == data
+    assert text.replace("\n", "") == plain(text.replace("\n", ""))
+    assert "±" in text

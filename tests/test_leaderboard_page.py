@@ -90,7 +90,7 @@ def words(page: Page) -> str:
 
 def test_page_shows_every_row_and_number(tmp_path: Path) -> None:
     page = Page(render_page(load_all(tmp_path, demo()), title="Demo"))
-    for text in ("digits_pgd_at", "89.00", "[85.0, 92.1]", "linf_standard@0.1.v1", "verified"):
+    for text in ("digits_pgd_at", "89.00", "[85.0, 92.1]", "linf_standard@0.1.v1", "measured"):
         assert text in page.texts
     bars = [attrs for tag, attrs in page.tags if tag == "svg" and attrs["class"] == "bar"]
     assert len(bars) == 3
@@ -101,7 +101,7 @@ def test_each_row_has_a_panel_with_all_that_is_known(tmp_path: Path) -> None:
     data = simple(
         "x", 30,
         settings={"batch_size": 7, "chunk_size": 500, "threads": 2, "evidence": "int8"},
-        checks={"batch_dependent": 1.25e-7, "zero_gradients": {"value": 0.5, "points": 64}},
+        checks={"batch_dependent": 1.25e-7, "zero_gradients": {"value": 0.001, "points": 64}},
         environment={"versions": {"torch": "9.9.9"}, "device_name": "some device"},
     )  # fmt: skip
     data["attacks"]["pgd20_ce"]["stages"] = {
@@ -122,7 +122,7 @@ def test_each_row_has_a_panel_with_all_that_is_known(tmp_path: Path) -> None:
         "Seed 0 Batch size 7 Chunk size 500",
         "Versions torch 9.9.9 Device name some device Commit 0123456789abcdef",
         f"Result file {result.file_hash}",
-        "Batch dependent 1.25e-07 Zero gradients 0.5, on 64",
+        "Batch dependent 1.25e-07 Zero gradients 0.001, on 64",
     ):
         assert part in text
 
@@ -188,10 +188,26 @@ def test_page_has_as_many_cells_in_each_row_as_columns(tmp_path: Path) -> None:
 def test_page_shows_flags_with_their_numbers(tmp_path: Path) -> None:
     page = Page(render_page(load_all(tmp_path, [simple("x", 30, **flagged())]), title="Demo"))
     text = words(page)
-    assert "unverified" in page.texts
-    assert "Flag black_box_beats_white_box : Square breaks what PGD does not." in text
-    assert "Measured 0.1, threshold 0.05." in text
-    assert "What to do: rbl evaluate --protocol adaptive" in text
+    assert "flagged" in page.texts
+    assert "Flag zero_gradients : gradient attacks stand still there" in text
+    assert "Measured 0.1, threshold 0.002." in text
+    assert "What to do: attack through it: wrap the step without gradient in Bpda" in text
+
+
+def test_page_says_what_a_row_without_rank_lacks_and_counts_each_status(tmp_path: Path) -> None:
+    bare = simple("bare", 30)
+    del bare["outcomes"]
+    contents = [bare, simple("x", 20), simple("y", 10, **flagged())]
+    page = Page(render_page(load_all(tmp_path, contents), title="Demo"))
+    text = words(page)
+    assert "Reported only : no outcomes stored. A rank needs" in text
+    assert "Ranked: 1 measured. Unranked: 1 flagged, 1 reported." in text
+    cells = [attrs["class"] for tag, attrs in page.tags if tag == "span" and attrs.get("class")]
+    assert [name for name in cells if str(name).endswith(" find")] == [
+        *("about find", "word find", "about find", "badge find", "about find", "badge find")
+    ]
+    rows = [attrs["data-status"] for tag, attrs in page.tags if tag == "tbody" and attrs.get("id")]
+    assert rows == ["measured", "reported", "flagged"]
 
 
 def test_page_escapes_everything_from_outside(tmp_path: Path) -> None:
@@ -248,7 +264,7 @@ def test_filters_offer_what_the_rows_have(tmp_path: Path) -> None:
     page = Page(render_page(load_all(tmp_path, contents), title="Demo"))
     options = [str(attrs["value"]) for tag, attrs in page.tags if tag == "option"]
     # One data set and one norm: nothing to choose.
-    assert options[:7] == ["", "small_cnn", long, "", "unverified", "verified", "rank"]
+    assert options[:7] == ["", "small_cnn", long, "", "flagged", "measured", "rank"]
     assert max(len(text) for text in page.texts if text.startswith("xxxx") and "…" in text) == 48
 
 

@@ -91,7 +91,7 @@ def test_reported_rows_never_have_a_rank_nor_share_a_table_with_measured_ones(
     table = build_table([result], reported_rows([published()]))
     assert list(table["name"]) == ["mine", "LBGAT", "TRADES", "MART"]
     assert list(table["rank"]) == ["1", "–", "–", "–"]
-    assert list(table["status"]) == ["verified", "reported", "reported", "reported"]
+    assert list(table["status"]) == ["measured", "reported", "reported", "reported"]
     assert list(table["flags"]) == ["", "", "", "memory"]
     assert math.isnan(table["worst_case"].iloc[2])
     groups = json.loads(render(table, "json"))["groups"]

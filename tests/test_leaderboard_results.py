@@ -68,7 +68,7 @@ def _paths(data: object, path: str = "") -> list[str]:
 REQUIRED = [
     path
     for path in _paths(simple("a", 30))
-    if path != "outcomes" and not path.startswith("environment.")
+    if path not in ("outcomes", "checks") and not path.startswith(("environment.", "checks."))
 ]
 
 
@@ -111,8 +111,8 @@ TAMPERED = {
     "n_examples true": (_set("n_examples", True), "n_examples"),
     "other schema": (_set("schema_version", 0), "schema_version"),
     "text schema": (_set("schema_version", "1"), "schema_version"),
-    "newer schema": (_set("schema_version", 2), "newer than 1"),
-    "flags hidden by status": (_set("flags", flagged()["flags"]), "status"),
+    "newer schema": (_set("schema_version", 3), "newer than 2"),
+    "flag without its check": (_set("flags", flagged()["flags"]), "does not raise it"),
     "unknown status": (_set("status", "gold"), "verified, unverified"),
     "eps edited": (_set("protocol", "eps_value", 0.2), "eps_value"),
     "eps not a number": (_set("protocol", "eps", "big"), "'8/255'"),
@@ -259,7 +259,9 @@ def test_load_refuses_an_edited_stage(tmp_path: Path) -> None:
 
 
 def test_load_keeps_outcomes_labels_settings_and_checks(tmp_path: Path) -> None:
-    data = simple("a", 30, settings={"threads": 1}, checks={"randomised": {"value": 0.0}})
+    data = simple(
+        "a", 30, settings={"threads": 1}, checks={"randomised": {"value": 0.0, "points": 3}}
+    )
     labels = np.arange(40) % 10
     data["outcomes"]["labels"] = pack_labels(labels)
     result = load_result(store(tmp_path, data))
@@ -268,7 +270,8 @@ def test_load_keeps_outcomes_labels_settings_and_checks(tmp_path: Path) -> None:
     assert result.outcomes.clean == np.packbits(first(40, 40)).tobytes()
     assert result.outcomes.attacks == {"pgd20_ce": np.packbits(first(30, 40)).tobytes()}
     assert result.outcomes.robust == result.robust_bits
-    assert (result.settings, result.checks) == ({"threads": 1}, {"randomised": {"value": 0.0}})
+    assert result.settings == {"threads": 1}
+    assert result.checks == {"randomised": {"value": 0.0, "points": 3}}
 
 
 @pytest.mark.parametrize("labels", ["*", "gA==", 3, ""])

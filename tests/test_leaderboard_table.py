@@ -74,20 +74,19 @@ def test_equal_counts_on_other_examples_tie(tmp_path: Path) -> None:
     assert ranks(tmp_path, [simple("x", 20), mirrored]) == {"x": "1=", "y": "1="}
 
 
-def test_missing_outcomes_fall_back_to_overlapping_intervals(tmp_path: Path) -> None:
-    # 30/40 has [0.598, 0.858]; 24/40 has [0.446, 0.737] and overlaps; 15/40 ends at 0.530.
-    rows = [simple("x", 30), without_outcomes(simple("y", 24)), without_outcomes(simple("z", 15))]
-    assert ranks(tmp_path / "a", rows) == {"x": "1=", "y": "1=", "z": "3"}
-    rows[0] = without_outcomes(rows[0])
-    assert ranks(tmp_path / "b", rows) == {"x": "1=", "y": "1=", "z": "3"}
+def test_rows_without_outcomes_have_no_rank(tmp_path: Path) -> None:
+    rows = [without_outcomes(simple("x", 30)), simple("y", 24), without_outcomes(simple("z", 15))]
+    assert ranks(tmp_path / "a", rows) == {"y": "1", "x": "–", "z": "–"}
+    assert set(ranks(tmp_path / "b", rows[::2]).values()) == {"–"}
 
 
-def test_unverified_rows_come_last_without_rank(tmp_path: Path) -> None:
+def test_flagged_rows_come_last_without_rank(tmp_path: Path) -> None:
     rows = [simple("flagged", 40, **flagged()), simple("x", 20), simple("y", 2)]
     assert ranks(tmp_path, rows) == {"x": "1", "y": "2", "flagged": "–"}
     table = build_table(load_all(tmp_path, rows))
     assert list(table["name"]) == ["x", "y", "flagged"]
-    assert table["flags"].iloc[2] == "black_box_beats_white_box"
+    assert table["status"].iloc[2] == "flagged"
+    assert table["flags"].iloc[2] == "zero_gradients"
 
 
 DATA = {"name": "digits", "split": "test", "hash": "sha256:data", "canonical": True}

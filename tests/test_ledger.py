@@ -5,11 +5,25 @@ import json
 from dataclasses import replace
 
 import pandas
+import pyarrow.parquet
 import pytest
 import torch
 
-from robustbench_lite.errors import InputError, LedgerMismatchError, StorageError
-from robustbench_lite.ledger import COLUMNS, Header, fix_environment, open_ledger, read_header
+from robustbench_lite.core.integrity import with_checksum
+from robustbench_lite.errors import (
+    DamagedFileError,
+    InputError,
+    LedgerMismatchError,
+    StorageError,
+)
+from robustbench_lite.ledger import (
+    COLUMNS,
+    Header,
+    Ledger,
+    fix_environment,
+    open_ledger,
+    read_header,
+)
 from robustbench_lite.storage import write_atomically, write_json
 
 HEADER = Header(
@@ -47,7 +61,7 @@ def test_a_part_of_another_attack_is_refused(tmp_path):
     ledger = begun(tmp_path / "r")
     ledger.part_path("cw", 0).parent.mkdir()
     ledger.part_path("pgd", 0).rename(ledger.part_path("cw", 0))
-    with pytest.raises(InputError, match="is no part of 'cw'"):
+    with pytest.raises(InputError, match="holds part pgd/0 instead of cw/0"):
         ledger.read_part("cw", 0)
 
 
@@ -80,7 +94,7 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
     begun(tmp_path / "r")
     other = Header({"model": {"hash": "sha256:b"}, "seed": 1}, *list(vars(HEADER).values())[1:])
     with pytest.raises(
-        LedgerMismatchError, match="model.hash: sha256:a there, sha256:b now; seed: 0 there, 1 now"
+        LedgerMismatchError, match="seed: 0 there, 1 now; model.hash: sha256:a there, sha256:b now"
     ):
         open_ledger(tmp_path / "r", other, wishes={})
 
@@ -138,14 +152,103 @@ def test_an_unreadable_header_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
-def test_a_corrupt_part_is_named(tmp_path, damage):
+def flipped(content, bit):
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+DAMAGES = [
+    lambda content: content[: len(content) // 2],
+    lambda content: b"",
+    lambda content: b"x" * 99,
+    lambda content: content + b"x",
+    lambda content: content[:100] + bytes(50) + content[150:],
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_is_named_and_put_aside_with_its_images(tmp_path, damage):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    for chunk in (0, 1):
+        ledger.write_part("pgd", chunk, rows(), {"x_adv": torch.rand(2, 1, 3, 3)})
+    path, images = ledger.part_path("pgd", 0), ledger.evidence_path("pgd", 0)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedFileError, match=r"00000.parquet is damaged .* run the same"):
+        ledger.read_part("pgd", 0)
+    assert ledger.put_damaged_aside(["pgd"], 2) == [path]
+    assert ledger.missing(["pgd"], 2) == [(0, "clean"), (0, "pgd"), (1, "clean")]
+    for file in (path, images):
+        assert not file.exists()
+        assert file.with_name(f"{file.name}.damaged").exists()
+    ledger.write_part("pgd", 0, rows(), None)
+    path.write_bytes(b"")
+    ledger.put_damaged_aside(["pgd"], 2)
+    assert path.with_name("00000.parquet.damaged2").exists(), "the first one is kept"
+
+
+def test_no_flipped_bit_of_a_part_changes_a_row_or_ends_in_another_error(tmp_path):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger.write_part("pgd", 0, rows(), None)
+    path, sound = ledger.part_path("pgd", 0), ledger.read_part("pgd", 0)
+    content = path.read_bytes()
+    refused = 0
+    for bit in range(0, 8 * len(content), 31):
+        path.write_bytes(flipped(content, bit))
+        try:
+            assert ledger.read_part("pgd", 0).equals(sound), bit
+        except DamagedFileError:
+            refused += 1
+    assert refused > len(content) // 31
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, lambda content: flipped(content, 4003), None])
+def test_damaged_or_missing_images_put_their_part_aside(tmp_path, damage):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger.write_part("pgd", 0, rows(), {"x_adv": torch.rand(2, 1, 30, 30)})
+    images = ledger.evidence_path("pgd", 0)
+    if damage is None:
+        images.unlink()
+    else:
+        images.write_bytes(damage(images.read_bytes()))
+    with pytest.raises(DamagedFileError, match=r"00000.safetensors is damaged"):
+        ledger.read_evidence("pgd", 0)
+    assert ledger.put_damaged_aside(["pgd"], 1) == [ledger.part_path("pgd", 0)]
+    assert "pgd" in [attack for _, attack in ledger.missing(["pgd"], 1)]
+
+
+def test_parts_that_changed_places_are_damaged(tmp_path):
+    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    for attack in ("pgd", "fgsm"):
+        for chunk in (0, 1):
+            ledger.write_part(attack, chunk, rows().assign(attack=attack), None)
+    first, second, third = (ledger.part_path(*of) for of in (("pgd", 0), ("pgd", 1), ("fgsm", 0)))
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(third.read_bytes())
+    assert ledger.put_damaged_aside(["pgd", "fgsm"], 2) == [first, second]
+
+
+def test_a_part_without_a_checksum_is_read_in_folders_of_older_versions_only(tmp_path):
     ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
     ledger.write_part("pgd", 0, rows(), None)
     path = ledger.part_path("pgd", 0)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match=r"00000.parquet is corrupt .* remove that file"):
+    table = pyarrow.parquet.read_table(path).replace_schema_metadata({})
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(DamagedFileError, match="no checksum"):
         ledger.read_part("pgd", 0)
+    older = Ledger(ledger.folder, replace(ledger.header, schema_version=3))
+    assert older.read_part("pgd", 0)["broken"].tolist() == [True, True]
+
+
+def test_no_flipped_bit_of_a_header_changes_it(tmp_path):
+    begun(tmp_path / "r")
+    path = tmp_path / "r" / "header.json"
+    content, sound = path.read_bytes(), read_header(tmp_path / "r")
+    for bit in range(8 * len(content)):
+        path.write_bytes(flipped(content, bit))
+        try:
+            assert read_header(tmp_path / "r") == sound
+        except InputError as error:
+            assert "header.json" in str(error)  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_no_rubbish(tmp_path):
@@ -192,6 +295,6 @@ def test_settings_that_are_no_numbers_are_refused(tmp_path, name, value):
     begun(tmp_path / "r")
     stored = json.loads((tmp_path / "r" / "header.json").read_text())
     stored["settings"][name] = value
-    (tmp_path / "r" / "header.json").write_text(json.dumps(stored))
+    (tmp_path / "r" / "header.json").write_text(with_checksum(stored))
     with pytest.raises(InputError, match=f"no readable header: settings.{name} is"):
         open_ledger(tmp_path / "r", HEADER, wishes={})

@@ -1,6 +1,7 @@
 """Accuracies and errors by class: worked numbers, what counts as an error, and `rbl classes`."""
 
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 from test_leaderboard_builder import HOSTILE, content, store, wilson
 
 from robustbench_lite.cli import main
-from robustbench_lite.leaderboard import ResultError
-from robustbench_lite.leaderboard.per_class import last_half, load_per_class
+from robustbench_lite.leaderboard import ResultError, load_result
+from robustbench_lite.leaderboard.per_class import last_half, load_per_class, stored_labels
 
 ERRORS = [10, 20, 30, 20, 20, 50, 60, 70, 80, 90]  # percent, by class
 UNDER = (5, 6, 7, 8, 9)
@@ -368,3 +369,17 @@ def test_what_an_evaluation_writes_is_read(tmp_path, capsys, monkeypatch):
     assert overall["n"] == 60
     assert overall["robust_accuracy"] == stored["robust_accuracy"]["value"]
     assert list(overall["attacks"]) == list(stored["attacks"])
+
+
+def test_examples_other_than_those_the_result_was_written_with_are_refused(sheet):
+    file = sheet / "examples.parquet"
+    data = json.loads((sheet / "result.json").read_text())
+    data["examples_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    store(sheet, data)
+    assert load_per_class(sheet, num_classes=10).overall.clean.n == data["n_examples"]
+    rows = pq.read_table(file)
+    pq.write_table(rows.take(list(range(len(rows)))[::-1]), file)  # the same rows, other bytes
+    with pytest.raises(ResultError, match="SHA-256 is another"):
+        load_per_class(sheet, num_classes=10)
+    with pytest.raises(ResultError, match="SHA-256 is another"):
+        stored_labels(sheet, load_result(sheet))

@@ -4,13 +4,17 @@ import itertools
 
 import pytest
 import torch
+from conftest import as_function
 from device_waits import syncs
 from torch import nn
 
-from robustbench_lite.attacks.cw_l2 import cw_l2
+from robustbench_lite.attacks.cw_l2 import CwL2
 from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.attacks.fgsm import fgsm
+from robustbench_lite.attacks.fgsm import Fgsm
 from robustbench_lite.attacks.pgd import pgd
+
+cw_l2 = as_function(CwL2, "cw_l2")
+fgsm = as_function(Fgsm, "fgsm")
 
 BASE = {
     "norm": "Linf",

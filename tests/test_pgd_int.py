@@ -14,7 +14,7 @@ from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.losses import attack_loss, entropy, uniform_cross_entropy
 from robustbench_lite.attacks.pgd_int import pgd_int
 from robustbench_lite.attacks.protocol import AttackSpec
-from robustbench_lite.attacks.run_attack import check_attack, run_attack
+from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel
 
 
@@ -199,7 +199,7 @@ def test_a_protocol_runs_it_and_passes_its_own_radius(images):
     params = {"loss": "ce", "rounding": "round", "start": "uniform", "steps": 2, "alpha": 1 / 255}
     spec = AttackSpec("grid", "PGD-int-2", "pgd_int", params)
     threat = ThreatModel("Linf", Fraction(4, 255))
-    check_attack(spec, threat, num_classes=5)
+    spec.check(threat, num_classes=5)
     ids = torch.arange(len(x))
     out = run_attack(spec, small_net(), x, y, threat=threat, ids=ids, seed=0, batch_size=3)
     assert 1 < moved(x, out).abs().max() <= 4 + 1e-4
@@ -215,16 +215,16 @@ def test_a_protocol_runs_it_and_passes_its_own_radius(images):
         ("Linf", Fraction(8, 255), {"alpha": 1.5}, r"alpha=1.5 is not in \[0, 1\]"),
         ("Linf", Fraction(8, 255), {"steps": 2.0}, "steps=2.0 must be an integer"),
         ("Linf", Fraction(8, 255), {"steps": -1}, "steps=-1 must be at least 0"),
-        ("Linf", Fraction(8, 255), {"loss": "margin"}, "loss='margin' is unknown here"),
-        ("Linf", Fraction(8, 255), {"rounding": "floor"}, "rounding='floor' is unknown here"),
-        ("Linf", Fraction(8, 255), {"start": "gaussian"}, "start='gaussian' is unknown here"),
+        ("Linf", Fraction(8, 255), {"loss": "margin"}, "loss='margin' is unknown"),
+        ("Linf", Fraction(8, 255), {"rounding": "floor"}, "rounding='floor' is unknown"),
+        ("Linf", Fraction(8, 255), {"start": "gaussian"}, "start='gaussian' is unknown"),
     ],
 )
 def test_a_protocol_that_does_not_fit_is_refused_before_any_work(norm, eps, changes, message):
     params = {"loss": "ce", "rounding": "round", "start": "uniform", "steps": 2, "alpha": 1 / 255}
     spec = AttackSpec("grid", "PGD-int", "pgd_int", params | changes)
     with pytest.raises(InputError, match=message):
-        check_attack(spec, ThreatModel(norm, eps), num_classes=10)
+        spec.check(ThreatModel(norm, eps), num_classes=10)
 
 
 def test_a_radius_in_0_255_units_is_refused_with_a_hint():

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from robustbench_lite.attacks import autoattack as autoattack_module
+from robustbench_lite.attacks.contract import Cost
 from robustbench_lite.attacks.protocol import AttackSpec, load_protocol
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.cost import PassCounter
-from robustbench_lite.plan import Cost, Plan, Speed, attack_cost, make_plan, render_plan
+from robustbench_lite.plan import Plan, Speed, make_plan, render_plan
 
 APGD = {"steps": 12, "rho": 0.75, "eot": 2, "restarts": 3, "staged_eps": False}
 FAB = {"steps": 4, "restarts": 2, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9}
@@ -54,19 +55,19 @@ def test_counts_are_those_of_the_attack(attack, params, norm, passes, monkeypatc
     threat = ThreatModel(norm, parse_eps("0.1"))
     sizes = {"batch_size": 2, "passes": passes}
     run_attack(spec, model, x, y, threat=threat, ids=torch.arange(3), seed=0, **sizes)
-    cost = attack_cost(spec, norm, 5, passes=passes)
+    cost = spec.contract.cost(norm, 5, passes)
     assert (model.forwards / 3, model.backwards / 3) == (cost.forwards, cost.backwards)
 
 
 def test_standard_autoattack_costs_what_the_documentation_says():
     (spec,) = load_protocol("aa_standard", eps="0.1").attacks
     # 1 + 9 runs of 101, 9 x 100 steps of FAB, 5,001 queries, and the clean logits of each stage.
-    assert attack_cost(spec, "Linf", 10) == Cost(10 * 101 + 2 * 900 + 5001 + 4, 10 * 101 + 900)
+    assert spec.contract.cost("Linf", 10, 1) == Cost(10 * 101 + 2 * 900 + 5001 + 4, 10 * 101 + 900)
 
 
 def test_what_nobody_knows_is_said_and_left_out_of_the_sum():
     spec = AttackSpec("theirs", "Theirs", "torchattacks:PGD", {})
-    assert attack_cost(spec, "Linf", 10) is None
+    assert spec.contract.cost("Linf", 10, 1) is None
     plan = Plan({"theirs": None, "mine": Cost(3, 1)}, {50: Speed(0.5, 2.0)}, 10)
     assert plan.seconds(50) == 10 * (2 * 0.5 + 2.0)
     assert "not known in advance" in render_plan(plan)

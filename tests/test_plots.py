@@ -15,6 +15,7 @@ from test_leaderboard_builder import HOSTILE, content, first, hashed, protocol, 
 from test_per_class import write
 
 from robustbench_lite.cli import main
+from robustbench_lite.core.integrity import line_with_checksum
 from robustbench_lite.leaderboard import Result, ResultError, load_result
 from robustbench_lite.leaderboard.class_bars import class_bars
 from robustbench_lite.leaderboard.curves import security_curve, steps_curve
@@ -40,6 +41,19 @@ def at(
 
 def curve(folder: Path, name: str = "net") -> list[Result]:
     return [at(folder, name, eps, robust) for eps, robust in RADII.items()]
+
+
+def test_metrics_of_another_run_or_with_a_flipped_digit_are_refused(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a")
+    card = {"epoch": 2, "metrics": {"epoch": 2, "robust_accuracy": 0.7}}
+    (folder / "best" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ResultError, match="is not of the run whose best checkpoint"):
+        load_run(folder)
+    (folder / "best" / "card.json").unlink()
+    line = line_with_checksum({"epoch": 1, "robust_accuracy": 0.5})
+    (folder / "metrics.jsonl").write_text(line.replace("0.5", "0.6") + "\n")
+    with pytest.raises(ResultError, match="does not fit its checksum"):
+        load_run(folder)
 
 
 def lines(axes: Any) -> dict[str, list[tuple[float, float]]]:
@@ -310,4 +324,4 @@ def test_a_gallery_of_an_evaluation_shows_its_evidence(
         file.write_bytes(b"damaged")
     capsys.readouterr()
     assert main(plot) == 2
-    assert "--evidence float32 or int8" in capsys.readouterr().err
+    assert "is damaged (not the images of its part)" in capsys.readouterr().err

@@ -1,10 +1,9 @@
 """One process at a time in a folder, and what happens to a second one."""
 
+import contextlib
 import fcntl
-import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -15,7 +14,9 @@ from robustbench_lite.datasets import load_split
 from robustbench_lite.errors import InputError, LedgerMismatchError
 from robustbench_lite.processes import alone_in
 from robustbench_lite.recipe import load_recipe
+from robustbench_lite.run_folder import OLD_STATE_FILE, STATE_FILE
 from robustbench_lite.training import train
+from robustbench_lite.training_state import read_state, state_bytes
 
 
 @pytest.fixture
@@ -44,12 +45,13 @@ def test_a_second_process_is_refused_and_nothing_is_left_behind(tmp_path, impati
         assert list((tmp_path / "r").iterdir()) == []
 
 
-def test_a_killed_process_lets_go(tmp_path):
+def test_a_killed_process_lets_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_PATIENCE", 900.0)  # of a hang, not of a test
     code = (
-        "import sys, time; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
         "from robustbench_lite.processes import alone_in\n"
         "with alone_in(Path(sys.argv[1])):\n"
-        "    print('held', flush=True); time.sleep(600)\n"
+        "    print('held', flush=True); signal.pause()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True
@@ -107,6 +109,18 @@ def test_parts_of_another_evaluation_are_refused_where_there_are_no_locks(
         run(linear(1), digits, tmp_path / "a", n=40)
 
 
+class Stop(Exception):
+    pass
+
+
+def stop_after(epochs):
+    def stop(progress):
+        if progress.epoch == epochs and progress.metrics is not None:
+            raise Stop
+
+    return stop
+
+
 def test_a_state_of_another_run_is_refused(tmp_path):
     def go(seed, out):
         overrides = ["--training.epochs", "1", "--training.seed", str(seed)]
@@ -115,29 +129,44 @@ def test_a_state_of_another_run_is_refused(tmp_path):
 
     go(0, tmp_path / "a")
     go(1, tmp_path / "b")
-    (tmp_path / "b" / "state.pt").write_bytes((tmp_path / "a" / "state.pt").read_bytes())
-    with pytest.raises(LedgerMismatchError, match=r"state.pt is of another run"):
+    first, second = (tmp_path / run / STATE_FILE for run in "ab")
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(LedgerMismatchError, match=r"state.safetensors is of another run"):
         go(1, tmp_path / "b")
-    state = torch.load(tmp_path / "a" / "state.pt", weights_only=True)
+    state = read_state(first.read_bytes(), CPU)
     for key in ("networks", "epoch", "terms", "optimizer"):
-        torch.save({k: v for k, v in state.items() if k != key}, tmp_path / "a" / "state.pt")
-        with pytest.raises(InputError, match=r"state.pt is damaged"):
+        first.write_bytes(state_bytes({k: v for k, v in state.items() if k != key}))
+        with pytest.raises(InputError, match=r"state.safetensors is damaged"):
             go(0, tmp_path / "a")
 
 
-def test_a_worker_ends_with_who_started_it(tmp_path):
+def test_a_state_of_an_older_version_is_resumed_and_replaced(tmp_path):
+    def go(epochs):
+        recipe = load_recipe("digits_standard", ["--training.epochs", "2"])
+        data = load_split("digits", "train")
+        stop = stop_after(epochs) if epochs < 2 else None
+        with contextlib.suppress(Stop):
+            train(recipe, data, out=tmp_path / "r", device=CPU, threads=1, progress=stop)
+
+    go(1)
+    new, old = tmp_path / "r" / STATE_FILE, tmp_path / "r" / OLD_STATE_FILE
+    state = read_state(new.read_bytes(), CPU)
+    torch.save(state, old)
+    new.unlink()
+    go(2)
+    assert not old.exists()
+    assert read_state(new.read_bytes(), CPU)["epoch"] == 2
+
+
+def test_a_worker_ends_with_who_started_it():
     child = (
-        "import os, time\n"
+        "import os, signal\n"
         "from robustbench_lite.processes import end_with_parent\n"
-        "end_with_parent(); print(os.getpid(), flush=True); time.sleep(600)\n"
+        "end_with_parent(); print('runs', flush=True); signal.pause()\n"
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
-    pid = int(process.stdout.readline())
+    assert process.stdout.readline() == "runs\n"
     process.kill()
-    process.wait()
-    process.stdout.close()
-    deadline = time.monotonic() + 20
-    while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < deadline, "it goes on alone"
-        time.sleep(0.05)
+    rest, _ = process.communicate(timeout=900)  # returns when the worker has closed the pipe
+    assert rest == ""

@@ -2,20 +2,25 @@
 
 import pytest
 import torch
+from conftest import as_function
 from torch import nn
 
-import robustbench_lite.attacks.autoattack as autoattack_module
-from robustbench_lite.attacks.apgd import apgd_ce, apgd_dlr
-from robustbench_lite.attacks.autoattack import autoattack
+from robustbench_lite.attacks.apgd import ApgdCe, ApgdDlr
+from robustbench_lite.attacks.autoattack import AutoAttack
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.gradients import loss_and_gradient
 from robustbench_lite.attacks.losses import cross_entropy
 from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.slots import attack_in_slots
-from robustbench_lite.attacks.square import square
+from robustbench_lite.attacks.square import Square
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.verifier import verify
+
+square = as_function(Square, "square")
+autoattack = as_function(AutoAttack, "autoattack")
+apgd_ce = as_function(ApgdCe, "apgd_ce")
+apgd_dlr = as_function(ApgdDlr, "apgd_dlr")
 
 LINF = ThreatModel("Linf", parse_eps("0.1"))
 
@@ -377,14 +382,14 @@ def test_rand_keeps_the_candidate_that_is_wrong_most_often(monkeypatch, shares, 
     called, stages = [], []
 
     def attack(name, share):
-        def run(model, x, y, **options):
+        def run(self, model, x, y, terms):
             called.append(name)
             return torch.full_like(x, share)
 
         return run
 
-    for name, share in zip(("apgd_ce", "apgd_dlr"), shares, strict=True):
-        monkeypatch.setitem(autoattack_module.FUNCTIONS, name, attack(name, share))
+    for kind, name, share in zip((ApgdCe, ApgdDlr), ("apgd_ce", "apgd_dlr"), shares, strict=True):
+        monkeypatch.setattr(kind, "__call__", attack(name, share))
     torch.manual_seed(0)
     x = torch.full((6, 1, 2, 2), 0.3)
     out = rand(

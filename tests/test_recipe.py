@@ -1,7 +1,9 @@
 """Recipes: complete, typed, every wrong key named."""
 
+import hashlib
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +12,19 @@ from robustbench_lite.datasets import DATASETS
 from robustbench_lite.models import MODELS
 from robustbench_lite.recipe import load_recipe, recipe_files, recipe_from_dict
 
+# SHA-256 of what a checkpoint's card keeps of each recipe, as JSON, at commit 69a7bf3.
+HASHES = json.loads((Path(__file__).parent / "recipe_hashes.json").read_text())
+
+
+def test_no_recipe_is_lost():
+    assert set(HASHES) <= set(recipe_files())
+
 
 @pytest.mark.parametrize("name", sorted(recipe_files()))
 def test_every_shipped_recipe_loads_names_what_exists_and_survives_json(name):
     recipe = load_recipe(name)
+    kept = hashlib.sha256(json.dumps(recipe.as_dict()).encode()).hexdigest()
+    assert kept == HASHES.get(name, kept), "it says what it always said, whatever its base"
     assert recipe_from_dict(json.loads(json.dumps(recipe.as_dict())), origin="x") == recipe
     assert recipe.name == name
     assert recipe.data.name in DATASETS
@@ -78,15 +89,15 @@ def test_wrong_overrides_are_one_line_that_names_the_key(overrides, message):
     ("old", "new", "message"),
     [
         ("epochs = 40\n", "", "missing key 'training.epochs'"),
-        ('start = "gaussian"\n', "", "missing key 'defense.crafting.start'"),
-        ('name = "trades"\n', "", "missing key 'defense.name'"),
+        ('start = "uniform"\n', "", "missing key 'defense.crafting.start'"),
+        ('name = "pgd_at"\n', "", "missing key 'defense.name'"),
         ("[training]", "training = 3\n[trainings]", "unknown section 'trainings'"),
         ("[training]", "[training", "no valid TOML"),
         ('[schedule]\nname = "one_cycle"\npeak = 0.3\n', "", "missing key 'schedule.name'"),
     ],
 )
 def test_wrong_files_name_the_key(tmp_path, old, new, message):
-    text = recipe_files()["digits_trades"].read_text()
+    text = recipe_files()["digits_pgd_at"].read_text()
     assert old in text
     path = tmp_path / "mine.toml"
     path.write_text(text.replace(old, new))
@@ -99,6 +110,8 @@ def test_unknown_recipes_are_named_with_near_matches():
         load_recipe("digits_trads")
     with pytest.raises(InputError, match="does not exist"):
         load_recipe("nowhere/mine.toml")
+    with pytest.raises(InputError, match="'mnist' is a base, not a recipe"):
+        load_recipe("mnist")
 
 
 def test_a_method_that_is_itself_only_with_one_label_loss_says_so():

@@ -25,7 +25,7 @@ from robustbench_lite.leaderboard.reproductions import Reproduction
 from robustbench_lite.model_source import resolve_model
 from robustbench_lite.recipe import load_recipe, recipe_files
 from robustbench_lite.reproduction import assign
-from robustbench_lite.reproduction_bench import published_protocol, settings_of
+from robustbench_lite.reproduction_bench import compared_settings, published_protocol, settings_of
 from robustbench_lite.stand_ins import stand_in_recipe
 
 PGD = {"attack": "pgd", "loss": "ce", "steps": "20", "alpha": "0.0375"}
@@ -85,7 +85,7 @@ def measured(correct, n=1000, **changes):
         eps="0.15",
         protocol_id="linf_quick@0.15.v1",
         attacks=(PGD,),
-        engine="ours 1",
+        engine="",
         model_hash="sha256:" + "b" * 64,
         architecture="small_cnn",
         flags=(),
@@ -330,17 +330,22 @@ def test_released_weights_of_another_architecture_are_not_the_published_ones(the
 
 
 def test_whose_code_runs_autoattack_is_said_and_does_not_matter():
-    theirs = {"attack": "reference:autoattack", "version": "standard"}
-    found = verdict("53.00", measured(530, attacks=(theirs,), engine="reference 1"), stated=(AA,))
+    specs = [
+        published_protocol("aa_standard", eps="0.15", engine=engine).attacks[0]
+        for engine in ("reference", "ours")
+    ]
+    assert settings_of(specs[0]) != settings_of(specs[1]) == AA
+    theirs, ours = map(compared_settings, specs)
+    found = verdict("53.00", measured(530, attacks=(theirs,), engine="reference 1"), stated=(ours,))
     assert found.word == "match"
     assert "AutoAttack by reference 1" in found.reasons
-    plus = {**AA, "version": "plus"}
-    assert verdict("53.00", measured(530, attacks=(plus,)), stated=(AA,)).word == "not comparable"
+    plus = {**ours, "version": "plus"}
+    assert verdict("53.00", measured(530, attacks=(plus,)), stated=(ours,)).word == "not comparable"
 
 
-def test_a_flagged_result_is_said_to_be_unverified():
+def test_a_flagged_result_is_said_to_be_flagged():
     found = verdict("53.00", measured(530, flags=("randomised",)))
-    assert "our result is unverified: randomised" in found.reasons
+    assert "our result is flagged: randomised" in found.reasons
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,20 @@ import math
 import pyautoattack.square as authors
 import pytest
 import torch
+from conftest import as_function
 from device_waits import syncs
 from scipy import stats
 from torch import nn
 
 from robustbench_lite.attacks import slots, square_moves
 from robustbench_lite.attacks import square as square_module
+from robustbench_lite.attacks.contract import RunTerms
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.l1_projection import l1_projection
 from robustbench_lite.attacks.losses import margin
 from robustbench_lite.attacks.pgd import pgd
 from robustbench_lite.attacks.random_numbers import random_words
-from robustbench_lite.attacks.square import SquareSearch, check_parameters, square
+from robustbench_lite.attacks.square import Square, SquareSearch
 from robustbench_lite.attacks.square_windows import pattern, place_windows, window_sizes
 
 NORMS = ("Linf", "L2", "L1")
@@ -34,7 +36,7 @@ BASE = {
 
 def run(model, x, y, **changes):
     arguments = BASE | {"ids": torch.arange(len(x))} | changes
-    return square(model, x, y, **arguments)
+    return as_function(Square, "square")(model, x, y, **arguments)
 
 
 def broken(model, x_adv, y):
@@ -511,10 +513,10 @@ def test_the_start_covers_the_image_with_tiles(height):
 
 
 def settings_of(norm, **changes):
-    names = ("queries", "restarts", "p_init", "seed")
-    return (
-        {name: BASE[name] for name in names} | {"norm": norm, "eps": 0.1, "stream": "s"} | changes
-    )
+    """Rules and terms of a search."""
+    rules = Square(**{name: BASE[name] for name in ("queries", "restarts", "p_init")})
+    place = {"ids": torch.arange(1), "seed": 0, "stream": "s", "batch_size": 50}
+    return {"rules": rules, "terms": RunTerms(norm=norm, **{"eps": 0.1} | changes, **place)}
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e-4])
@@ -634,7 +636,6 @@ def test_the_network_is_left_as_it_was(net, images_of_net):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm": "L3"}, "norm='L3'"),
         ({"queries": 0}, "queries=0"),
         ({"queries": 2**20}, "queries=1048576"),
         ({"queries": 10.0}, "queries=10.0 must be an integer"),
@@ -646,8 +647,6 @@ def test_the_network_is_left_as_it_was(net, images_of_net):
     ],
 )
 def test_wrong_options_are_named_before_any_work(change, message):
+    rules = {name: BASE[name] for name in ("queries", "restarts", "p_init")}
     with pytest.raises(InputError, match=message):
-        check_parameters("square", BASE | change, 10)
-    if not isinstance(change.get("p_init"), str) and change.get("queries") != 10.0:
-        with pytest.raises(InputError, match=message):
-            run(Constant(), images(1, (1, 6, 6)), torch.zeros(1).long(), **change)
+        Square(**rules | change)

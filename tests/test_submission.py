@@ -1,10 +1,8 @@
 """Submissions: what is accepted, and each kind of bad one refused, with what to fix."""
 
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +21,7 @@ from submission_cases import (
 from robustbench_lite.cli import main
 from robustbench_lite.datasets import load_split
 from robustbench_lite.errors import InputError
+from robustbench_lite.submission import isolation
 from robustbench_lite.submission.checks import check, look, quick_protocol
 from robustbench_lite.submission.findings import Finding, as_records, from_records, render, verdict
 from robustbench_lite.submission.isolation import Limits
@@ -193,27 +192,27 @@ def test_other_weights_of_the_same_shapes_do_not_keep_the_claim(good):
 # Submitted code -----------------------------------------------------------------------------
 
 
-def test_code_is_not_run_unless_allowed(tmp_path):
-    folder = with_code(tmp_path / "mine", CODE + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
+def test_code_is_run_only_when_allowed_sees_no_secrets_and_is_accepted(tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    ran = tmp_path / "ran"
+    code = CODE + (
+        f"\nimport os\nopen({str(ran)!r}, 'w')\n"
+        "assert 'GITHUB_TOKEN' not in os.environ, 'token seen'\n"
+    )
+    folder = with_code(tmp_path / "mine", code)
     assert any("read it, then add --allow-code" in line for line in errors(folder))
-    assert not (tmp_path / "ran").exists()
-    findings_of(folder, allow_code=True)
-    assert (tmp_path / "ran").exists()
-
-
-def test_a_factory_is_accepted(tmp_path):
-    found = findings_of(with_code(tmp_path / "mine"), allow_code=True)
+    assert not ran.exists()
+    found = findings_of(folder, allow_code=True)
+    assert ran.exists()
     assert verdict(found) == "accepted", render(found)
 
 
 HOSTILE = {
     "network": (
-        CODE + "\nimport urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')\n",
-        "submitted code has no network",
-    ),
-    "socket": (
-        CODE + "\nimport socket\nsocket.create_connection(('127.0.0.1', 9))\n",
-        "submitted code has no network",
+        CODE + "\nimport socket, urllib.request\n"
+        "try: urllib.request.urlopen('http://127.0.0.1:9')\n"
+        "except PermissionError: socket.create_connection(('127.0.0.1', 9))\n",
+        "submitted code has no network (socket.",
     ),
     "ends the process": (CODE + "\nimport os\nos._exit(0)\n", "gave no answer"),
     "crash": (CODE + "\nimport os\nos.abort()\n", "ended with code -6"),
@@ -274,50 +273,29 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_a_time_limit_ends_submitted_code_and_what_it_started(tmp_path):
+def test_a_time_limit_ends_submitted_code_and_what_it_started(tmp_path, monkeypatch):
+    # The clock stands still until the submitted code has come that far, then the time is over.
+    started = tmp_path / "pid"
+    clock = SimpleNamespace(monotonic=lambda: 26.0 if started.exists() else 0.0)
+    monkeypatch.setattr(isolation, "time", clock)
     code = CODE + (
-        "\nimport pathlib, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\ntime.sleep(600)\n"
+        "\nimport pathlib, signal, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+        f"pathlib.Path({str(tmp_path / 'new')!r}).write_text(str(child.pid))\n"
+        f"pathlib.Path({str(tmp_path / 'new')!r}).rename({str(started)!r})\nsignal.pause()\n"
     )
     folder = with_code(tmp_path / "mine", code)
     (line,) = errors(folder, allow_code=True, limits=Limits(seconds=25, gigabytes=8))
     assert "took longer than 25 seconds" in line
     assert "--time-limit" in line
-    assert not alive((tmp_path / "pid").read_text())
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_submitted_code_does_not_outlive_a_killed_command(tmp_path):
-    code = CODE + (
-        "\nimport os, pathlib, time\n"
-        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(600)\n"
-    )
-    folder = with_code(tmp_path / "mine", code)
-    command = [sys.executable, "-m", "robustbench_lite", "submit", "check", str(folder)]
-    with subprocess.Popen([*command, "--allow-code"], stdout=subprocess.DEVNULL) as process:
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            assert process.poll() is None
-            time.sleep(0.1)
-        process.kill()
-    end = time.monotonic() + 30
-    while alive((tmp_path / "pid").read_text()) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not alive((tmp_path / "pid").read_text())
+    assert not alive(started.read_text())
 
 
 def test_a_memory_limit_ends_submitted_code(tmp_path):
-    code = CODE + "\nimport time\nkept = torch.ones(2**28)\ntime.sleep(600)\n"  # 1 GiB
+    code = CODE + "\nimport signal\nkept = torch.ones(2**28)\nsignal.pause()\n"  # 1 GiB
     folder = with_code(tmp_path / "mine", code)
-    (line,) = errors(folder, allow_code=True, limits=Limits(seconds=60, gigabytes=1))
+    (line,) = errors(folder, allow_code=True, limits=Limits(seconds=900, gigabytes=1))
     assert "--memory-limit" in line
-
-
-def test_submitted_code_sees_no_secrets(tmp_path, monkeypatch):
-    monkeypatch.setenv("GITHUB_TOKEN", "secret")
-    code = CODE + "\nimport os\nassert 'GITHUB_TOKEN' not in os.environ, 'token seen'\n"
-    found = findings_of(with_code(tmp_path / "mine", code), allow_code=True)
-    assert verdict(found) == "accepted", render(found)
 
 
 def test_probabilities_are_remarked_upon(tmp_path):

@@ -23,6 +23,7 @@ from submission_cases import (
 
 from robustbench_lite.cli import main
 from robustbench_lite.cli.parser import build_parser
+from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.datasets import load_split
 from robustbench_lite.errors import InputError
 from robustbench_lite.leaderboard import load_result
@@ -66,7 +67,7 @@ def checked(folder, sample=EVERYTHING, **options):
 
 
 def refusal(folder, sample=EVERYTHING):
-    """The lines of a refused entry; its row must stay unverified."""
+    """The lines of a refused entry; its row must stay flagged."""
     found = checked(folder, sample)
     assert verdict(found) == "refused", render(found)
     assert not (folder / "entry" / "verification.json").exists()
@@ -98,7 +99,7 @@ def evidence_without(folder, examples):
 
 def test_a_true_entry_is_verified_and_its_row_with_it(mine):
     before = load_result(mine / "entry")
-    assert (before.status, [flag.name for flag in before.flags]) == ("unverified", ["submitted"])
+    assert (before.status, [flag.name for flag in before.flags]) == ("flagged", ["submitted"])
     found = checked(mine)
     assert verdict(found) == "accepted", render(found)
     told = render(found)
@@ -119,13 +120,18 @@ def test_the_command_of_a_submitted_row_parses(mine):
 def test_a_row_that_changes_after_its_verification_loses_it(mine):
     checked(mine)
     path = mine / "entry" / "result.json"
+    assert load_result(path).status == "verified"
+    sealed = json.loads(path.read_text())
     path.write_text(path.read_text() + "\n")
-    assert load_result(path).status == "unverified"
+    with pytest.raises(ResultError, match="edited or reformatted"):
+        load_result(path)
+    path.write_text(with_checksum(sealed | {"seed": 5}))
+    assert load_result(path).status == "flagged"
 
 
 def test_a_damaged_note_verifies_nothing(mine):
     (mine / "entry" / "verification.json").write_text("{}")
-    assert load_result(mine / "entry").status == "unverified"
+    assert load_result(mine / "entry").status == "flagged"
 
 
 def test_the_verifier_runs_again_where_an_earlier_note_lies(mine):
@@ -142,7 +148,7 @@ def test_an_edited_number_is_caught(mine):
     path = mine / "entry" / "result.json"
     result = json.loads(path.read_text())
     result["robust_accuracy"]["correct"] += 1
-    path.write_text(json.dumps(result))
+    path.write_text(with_checksum(result))
     reseal(mine / "entry", mine)
     with pytest.raises(ResultError):
         load_result(path)
@@ -266,7 +272,7 @@ def set_result(folder, **values):
         for parent in parents:
             inner = inner[parent]
         inner[last] = value
-    path.write_text(json.dumps(result))
+    path.write_text(with_checksum(result))
     reseal(folder / "entry", folder)
 
 
@@ -294,7 +300,7 @@ def test_titles_of_attacks_are_compared_though_no_hash_covers_them(mine):
     path = mine / "entry" / "result.json"
     result = json.loads(path.read_text())
     result["protocol"]["attacks"][0]["title"] = "Forged"
-    path.write_text(json.dumps(result))
+    path.write_text(with_checksum(result))
     reseal(mine / "entry", mine)
     assert "of another wording of the protocol" in refusal(mine)
 
@@ -323,7 +329,7 @@ def test_a_flag_that_was_taken_off_is_put_back(mine):
     checks = json.loads(path.read_text())["checks"]
     checks["outside_ball"] = {"value": 1.0, "points": EXAMPLES}
     set_result(mine, checks=checks)
-    assert "flags not in the result: ['outside_ball']" in refusal(mine)
+    assert "'flags' leaves out outside_ball" in refusal(mine)
 
 
 def test_what_does_not_belong_in_an_entry_is_refused(mine):
@@ -337,18 +343,18 @@ def test_a_submitted_result_alone_has_no_rank(mine, tmp_path):
     checked(mine)
     (tmp_path / "alone").mkdir()
     shutil.copy(mine / "entry" / "result.json", tmp_path / "alone")
-    assert load_result(tmp_path / "alone").status == "unverified"
+    assert load_result(tmp_path / "alone").status == "flagged"
 
 
 def test_a_note_of_a_small_sample_or_another_entry_gives_no_rank(mine):
     assert load_result(mine / "entry").robust_accuracy.correct > 3
     assert verdict(checked(mine, Sample(k=2, seed=0))) == "accepted"
-    assert load_result(mine / "entry").status == "unverified"
+    assert load_result(mine / "entry").status == "flagged"
     checked(mine)
     assert load_result(mine / "entry").status == "verified"
     path = mine / "entry" / "entry.json"
     path.write_text(path.read_text() + " ")
-    assert load_result(mine / "entry").status == "unverified"
+    assert load_result(mine / "entry").status == "flagged"
 
 
 def test_a_constant_added_to_the_logits_makes_no_ties(mine):
@@ -364,7 +370,7 @@ def test_a_constant_added_to_the_logits_makes_no_ties(mine):
     right = np.ones(EXAMPLES, dtype=bool)
     result["outcomes"]["clean"] = pack_outcomes(right)
     result["clean_accuracy"] = accuracy(EXAMPLES, EXAMPLES)
-    path.write_text(json.dumps(result))
+    path.write_text(with_checksum(result))
     edit(mine, "clean_accuracy", 100.0)
     (mine / "entry" / "submission.toml").write_bytes((mine / "submission.toml").read_bytes())
     reseal(mine / "entry", mine)

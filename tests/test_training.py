@@ -13,9 +13,10 @@ from robustbench_lite.datasets.imbalance import Balanced
 from robustbench_lite.defenses.contract import ROBUST, Defense, Objective
 from robustbench_lite.defenses.standard import Standard
 from robustbench_lite.errors import InputError, LedgerMismatchError
-from robustbench_lite.recipe import load_recipe, recipe_files
+from robustbench_lite.recipe import load_recipe
 from robustbench_lite.training import train
 from robustbench_lite.training_data import TrainingData
+from robustbench_lite.training_state import read_state
 
 CPU = torch.device("cpu")
 QUICK = ["--training.batch_size", "128"]
@@ -112,9 +113,7 @@ def test_validation_examples_are_never_trained_on(tmp_path, digits):
 def test_lr_follows_the_schedule_and_validation_its_interval(tmp_path, digits):
     recipe_file = tmp_path / "mine.toml"
     recipe_file.write_text(
-        recipe_files()["digits_standard"]
-        .read_text()
-        .replace('name = "one_cycle"\npeak = 0.3', 'name = "step"\nmilestones = [2]\ngamma = 0.1')
+        'base = "digits_standard"\n[schedule]\nname = "step"\nmilestones = [2]\ngamma = 0.1\n'
     )
     overrides = [*QUICK, "--training.epochs", "3", "--validation.every", "2"]
     out = tmp_path / "r"
@@ -148,7 +147,7 @@ def test_a_second_network_is_trained_and_resumed(tmp_path, digits):
     words = ["--data.name", "digits", "--data.validation", "200", "--training.epochs", "2"]
     words += [*QUICK, *CRAFT]
     whole = check_resume(load_recipe("mnist_lbgat", words), digits, tmp_path)
-    state = torch.load(whole / "state.pt", weights_only=True)
+    state = read_state((whole / "state.safetensors").read_bytes(), CPU)
     roles = state["networks"]
     assert not torch.equal(roles["natural"]["head.weight"], roles[ROBUST]["head.weight"])
     assert len(state["optimizer"]["param_groups"][0]["params"]) == 2 * len(
@@ -221,7 +220,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path, digits):
         run(tmp_path, digits)
 
 
-@pytest.mark.parametrize("name", ["state.pt", "recipe.json"])
+@pytest.mark.parametrize("name", ["state.safetensors", "recipe.json"])
 def test_damaged_files_are_one_line(tmp_path, digits, name):
     run(tmp_path / "r", digits, epochs=1)
     path = tmp_path / "r" / name
@@ -229,6 +228,28 @@ def test_damaged_files_are_one_line(tmp_path, digits, name):
     with pytest.raises(InputError, match=name) as caught:
         run(tmp_path / "r", digits, epochs=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_finished_run_writes_a_damaged_last_again_and_refuses_a_damaged_best(tmp_path, digits):
+    run(tmp_path / "r", digits, epochs=1)
+    last, best = (tmp_path / "r" / name / "model.safetensors" for name in ("last", "best"))
+    content = last.read_bytes()
+    last.write_bytes(content[:100])
+    run(tmp_path / "r", digits, epochs=1)
+    assert last.read_bytes() == content
+    best.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"best/model.safetensors is damaged"):
+        run(tmp_path / "r", digits, epochs=1)
+
+
+def test_a_recipe_without_its_checksum_is_refused(tmp_path, digits):
+    run(tmp_path / "r", digits, epochs=1)
+    path = tmp_path / "r" / "recipe.json"
+    stored = json.loads(path.read_text())
+    del stored["checksum"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="recipe.json .*no checksum"):
+        run(tmp_path / "r", digits, epochs=1)
 
 
 def test_a_validation_split_that_leaves_nothing_is_refused(tmp_path, digits):
@@ -249,7 +270,7 @@ WITH_AWP = [
     *("--weight_perturbation.name", "awp", "--weight_perturbation.gamma", "0.005"),
     *("--weight_perturbation.begin_epoch", "2"),
 ]
-WITH_ENCOURAGING = ["--label_loss.name", "encouraging", "--label_loss.log_end", "0.75"]
+WITH_ENCOURAGING = ["--label_loss.log_end", "0.75"]
 
 
 @pytest.mark.parametrize(
@@ -257,9 +278,9 @@ WITH_ENCOURAGING = ["--label_loss.name", "encouraging", "--label_loss.log_end", 
 )
 def test_ingredients_work_with_any_method_and_resume(tmp_path, digits, extra):
     words = ["--training.epochs", "2", "--validation.every", "1", *QUICK, *CRAFT]
-    text = recipe_files()["digits_trades"].read_text()
     path = tmp_path / "mine.toml"
-    path.write_text(text.replace("smoothing = 0.0\n", "") if "encouraging" in extra else text)
+    label_loss = '[label_loss]\nname = "encouraging"\n' if extra is WITH_ENCOURAGING else ""
+    path.write_text(f'base = "digits_trades"\n{label_loss}')
     whole = check_resume(load_recipe(str(path), [*words, *extra]), digits, tmp_path)
     plain = run(tmp_path / "plain", digits, "digits_trades", extra=["--validation.every", "1"])
     weights = [load_checkpoint(folder)[0].head.weight for folder in (whole / "last", plain)]

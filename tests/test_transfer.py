@@ -19,6 +19,7 @@ from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel
 from robustbench_lite.checkpoint import Card, parameter_count, save_checkpoint
 from robustbench_lite.cli import main
+from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.datasets import Split, load_split
 from robustbench_lite.eight_bit_images import round_to_8bit
 from robustbench_lite.errors import InputError, LedgerMismatchError
@@ -135,7 +136,9 @@ def test_a_measurement_is_what_a_hand_made_one_gives(
     checkpoints: list[Path], digits: Split, tmp_path: Path
 ) -> None:
     result = measure(checkpoints[:1], checkpoints, digits, tmp_path)
-    assert result == json.loads((tmp_path / "transfer.json").read_text())
+    stored = json.loads((tmp_path / "transfer.json").read_text())
+    assert stored.pop("checksum").startswith("sha256:")
+    assert result == stored
     source, target = (loaded(folder).model for folder in checkpoints)
     x, y = digits.pixels(slice(0, N)), digits.labels[:N]
     options = {"alpha": 0.1 / 16, "steps": 20, "restarts": 1, "loss": "ce", "start": "none"}
@@ -261,6 +264,19 @@ def test_an_interrupted_measurement_goes_on_with_the_next_source(
     assert files[0] == files[1]
 
 
+def test_parts_of_two_sources_that_changed_places_are_not_used(
+    checkpoints: list[Path], digits: Split, tmp_path: Path
+) -> None:
+    expected = measure(checkpoints[:2], checkpoints[2:], digits, tmp_path)
+    (tmp_path / "transfer.json").unlink()
+    first, second = sorted((tmp_path / "parts").glob("*.json"))
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    assert measure(checkpoints[:2], checkpoints[2:], digits, tmp_path) == expected
+    assert (first.read_bytes(), second.read_bytes()) == contents
+
+
 def test_parts_of_other_terms_are_not_used(
     checkpoints: list[Path], digits: Split, tmp_path: Path
 ) -> None:
@@ -270,7 +286,7 @@ def test_parts_of_other_terms_are_not_used(
     (part,) = (tmp_path / "old" / "parts").glob("*.json")
     stored = json.loads(part.read_text())
     stored["target_adv"] = {key: [[0] * N] * 2 for key in stored["target_adv"]}
-    part.write_text(json.dumps(stored))
+    part.write_text(with_checksum(stored))
     found = measure(checkpoints[:1], checkpoints[1:], digits, tmp_path / "old", seed=1)
     assert found == expected
     (tmp_path / "old" / "transfer.json").unlink()
@@ -580,7 +596,7 @@ def test_networks_of_one_name_are_told_apart_and_run_folders_refused(
     for place, folder in enumerate(checkpoints):
         shutil.copytree(folder, f"run{place}/best")
         card = json.loads(Path(f"run{place}/best/card.json").read_text())
-        Path(f"run{place}/best/card.json").write_text(json.dumps(card | {"name": "twin"}))
+        Path(f"run{place}/best/card.json").write_text(with_checksum(card | {"name": "twin"}))
     twins = ["--source", "run0/best", "--target", "run0/best", "--target", "run1/best"]
     assert main(["transfer", *twins, *COMMAND, "--attack", "fgsm"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:4]
@@ -590,7 +606,7 @@ def test_networks_of_one_name_are_told_apart_and_run_folders_refused(
     assert main(["transfer", *twins[:3], "run1", *COMMAND, "--attack", "fgsm"]) == 2
     assert "run1 is a run folder: give run1/best" in capsys.readouterr().err
     card["dataset"] = "mnist"
-    Path("run1/best/card.json").write_text(json.dumps(card))
+    Path("run1/best/card.json").write_text(with_checksum(card))
     assert main(["transfer", *twins, *COMMAND, "--attack", "fgsm"]) == 2
     assert "were trained on digits and mnist: add --dataset" in capsys.readouterr().err
 

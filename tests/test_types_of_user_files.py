@@ -18,7 +18,6 @@ from submission_cases import from_checkpoint
 
 from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.protocol import load_protocol, protocol_files
-from robustbench_lite.attacks.run_attack import check_attack
 from robustbench_lite.cli import main
 from robustbench_lite.core.messages import LONGEST
 from robustbench_lite.datasets import load_split
@@ -99,7 +98,7 @@ def test_protocols(tmp_path):
                     protocol = load_protocol(str(path), eps=eps)
                     assert protocol.id, protocol.hash
                     for spec in protocol.attacks:
-                        check_attack(spec, protocol.threat, num_classes=10)
+                        spec.check(protocol.threat, num_classes=10)
                     read += 1
                 except InputError as error:
                     refused(error, place, value)

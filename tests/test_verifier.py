@@ -163,4 +163,4 @@ assert len(_PLACES) == 9
 told = [(a, b) for a, b in zip(before, state()) if a != "torch does not say"]
 assert all(a == b for a, b in told), told
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -5,15 +5,31 @@ Real processes, killed ones among them, are in test_kill_and_resume.py.
 
 import itertools
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.distributed import HashStore
 
+import robustbench_lite.workers as workers_module
 from robustbench_lite.cli import main
 from robustbench_lite.errors import InputError
 from robustbench_lite.workers import ALONE, Workers, join_workers, start_workers
+
+SAFETY = 600  # seconds: only turns a hang into a failure
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """Set each time that a worker has looked for another and found that it must wait."""
+    event, never = threading.Event(), threading.Event()
+
+    def sleep(seconds):
+        event.set()
+        never.wait(seconds)
+
+    monkeypatch.setattr(workers_module, "time", SimpleNamespace(sleep=sleep))
+    return event
 
 
 def together(count, work):
@@ -30,17 +46,20 @@ def together(count, work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=SAFETY)
         assert not thread.is_alive(), "they wait for each other for ever"
     assert not errors, errors
     return [results[rank] for rank in range(count)]
 
 
 def test_every_item_is_claimed_once():
+    all_have_one = threading.Barrier(3)
+
     def work(workers):
         claimed = []
         for item, finished in workers.claims(40):
-            time.sleep(0.001)
+            if not claimed:
+                all_have_one.wait(SAFETY)
             claimed.append((item, finished))
         return claimed
 
@@ -79,35 +98,40 @@ def test_alone_takes_all_in_order_and_waits_for_nobody():
         ALONE.wait_until_all("b")
 
 
-def test_the_first_leaves_a_block_before_the_others_enter():
+def test_the_first_leaves_a_block_before_the_others_enter(waiting):
     entered = []
 
     def work(workers):
         with workers.first_alone("block"):
             if workers.first:
-                time.sleep(0.3)
+                assert waiting.wait(SAFETY)
             entered.append(workers.rank)
+            waiting.set()  # so that who enters too early does not keep the first
 
     together(3, work)
     assert entered[0] == 0
     assert sorted(entered) == [0, 1, 2]
 
 
-def test_nobody_enters_when_the_first_fails():
+def test_nobody_enters_when_the_first_fails(waiting):
     store, entered = HashStore(), []
 
     def other():
         with Workers(1, 2, 1, store).first_alone("block"):
             entered.append(1)
+            waiting.set()
 
     thread = threading.Thread(target=other, daemon=True)
     thread.start()
     with pytest.raises(ValueError, match="wrong"), Workers(0, 2, 0, store).first_alone("block"):
         raise ValueError("wrong")
-    thread.join(timeout=1)
+    for _ in range(2):  # the first may be of a look before the failure
+        waiting.clear()
+        assert waiting.wait(SAFETY)
     assert not entered
     store.add("left block", 1)  # lets the thread end
-    thread.join(timeout=5)
+    thread.join(timeout=SAFETY)
+    assert entered
 
 
 def test_all_agree_on_what_the_first_made():
@@ -115,13 +139,15 @@ def test_all_agree_on_what_the_first_made():
     assert values == [[0, "made"]] * 3
 
 
-def test_nobody_goes_on_before_all_have_come():
+def test_nobody_goes_on_before_all_have_come(waiting):
     come = []
 
     def work(workers):
-        time.sleep(0.1 * workers.rank)
+        if workers.rank == 2:
+            assert waiting.wait(SAFETY)
         come.append(workers.rank)
         workers.wait_until_all("end")
+        waiting.set()  # so that who goes on too early does not keep the last
         return len(come)
 
     assert together(3, work) == [3, 3, 3]

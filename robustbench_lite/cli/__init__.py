@@ -5,20 +5,20 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.cli.parser import UsageError, build_parser
 from robustbench_lite.core.messages import OneLine, shortened
-from robustbench_lite.processes import end_with_parent
-from robustbench_lite.workers import started_with_others
+from robustbench_lite.core.stopping import same_command_resumes, started_with_others, stop_line
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command; signals are the caller's matter (`robustbench_lite.__main__`).
 
     Args:
         argv: arguments without the program's name; None takes the process's own.
@@ -34,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a line of a table is not worth a traceback
+            # A line of a table is not worth a traceback, and none may be lost by a stop.
+            stream.reconfigure(errors="replace", line_buffering=True)
     keep_freed_memory()
+    same_command_resumes(False)
     try:
         arguments, rest = build_parser().parse_known_args(argv)
         if rest and not arguments.takes_overrides:
@@ -44,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(
                 f"rbl {arguments.command} works in one process: start it without torchrun"
             )
-        if started_with_others():
-            end_with_parent()  # else a worker would wait for others that are gone
+        same_command_resumes(arguments.resumes)
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
         arguments.overrides = rest
         lines = logging.StreamHandler()
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(" ".join(str(error).split()))
     except KeyboardInterrupt:
         if not started_with_others():  # else whoever started them says it once
-            print("rbl: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            print(stop_line(signal.SIGINT), file=sys.stderr)
         return 130
     except BrokenPipeError:  # `rbl list attacks | head`
         sys.stderr.close()

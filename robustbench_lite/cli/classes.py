@@ -7,8 +7,10 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.core.plain_text import csv_cell
 from robustbench_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,19 +30,34 @@ CLASS_MEANS = "Class mean: of the classes' own values, because their numbers of 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print one table of all the results."""
-    from robustbench_lite.datasets import dataset_info
-    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard import load_readable
     from robustbench_lite.leaderboard.per_class import load_per_class
 
     under = None if arguments.under is None else _labels(arguments.under)
-    results = []
-    for path in find_results(arguments.results):
-        info = dataset_info(load_result(path).dataset.name)
-        results.append(load_per_class(path, num_classes=info.num_classes, under=under))
+
+    def load(path: Path) -> PerClass:
+        return load_per_class(path, num_classes=number_of_classes(path), under=under)
+
+    results = load_readable(arguments.results, load)
     if not results:
         raise InputError(f"{', '.join(arguments.results)}: no result.json there or below")
     render = {"terminal": _terminal, "markdown": _markdown, "csv": _csv, "json": _json}
     print(render[arguments.format](results), end="")
+
+
+def number_of_classes(path: Path) -> int:
+    """Of the data set of a stored result.
+
+    Raises:
+        ResultError: when the result cannot be read or its data set is not known.
+    """
+    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.leaderboard import ResultError, load_result
+
+    try:
+        return dataset_info(load_result(path).dataset.name).num_classes
+    except InputError as error:
+        raise ResultError(f"{path}: {error}") from None
 
 
 def _labels(text: str) -> list[int]:
@@ -201,7 +218,8 @@ def _csv(results: Sequence[PerClass]) -> str:
     for result in results:
         for record in _records(result):
             attacks = record.pop("attacks")
-            rows.append({**record, "labels": " ".join(map(str, record["labels"])), **attacks})
+            row = {**record, "labels": " ".join(map(str, record["labels"])), **attacks}
+            rows.append({str(csv_cell(key)): csv_cell(value) for key, value in row.items()})
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.plain_text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.datasets import load_split
     from robustbench_lite.detection import DetectionSettings, evaluate_detection
     from robustbench_lite.numerics import choose_device
-    from robustbench_lite.storage import write_json
+    from robustbench_lite.storage import write_sealed_json
 
     if arguments.out and not _may_be_written(Path(arguments.out)):
         raise InputError(f"--out {arguments.out} is there and no result of rbl detect")
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     outliers = _load(arguments.outliers, data, n, arguments.seed, arguments.data_dir)
     result = evaluate_detection(source, data, outliers, n=n, settings=settings, device=device)
     out = Path(arguments.out or default_file(result))
-    write_json(out, result)
+    write_sealed_json(out, result)
     print(table(result))
     print(f"result: {out}")
 
@@ -125,7 +126,7 @@ def table(result: Mapping[str, Any]) -> str:
         for row in rows
     ]
     about = (
-        f"{result['model']['name']}: {score.upper()} on {result['examples']['count']} "
+        f"{plain(result['model']['name'])}: {score.upper()} on {result['examples']['count']} "
         f"{result['dataset']['name']} images; attacked in and out, eps {attack['eps']}, "
         f"{attack['steps']} steps"
     )

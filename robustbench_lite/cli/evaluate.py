@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.stopping import same_command_resumes, started_with_others
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     from robustbench_lite.evaluation import evaluate
     from robustbench_lite.leaderboard import build_table, load_result, render
     from robustbench_lite.numerics import choose_device
-    from robustbench_lite.workers import join_workers, start_workers, started_with_others
+    from robustbench_lite.workers import join_workers, start_workers
 
+    same_command_resumes(not arguments.plan)
     if arguments.workers != 1 and not started_with_others():
         return start_workers(arguments.workers, arguments.argv)
     workers = join_workers()

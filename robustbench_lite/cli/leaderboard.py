@@ -9,10 +9,11 @@ from robustbench_lite.errors import InputError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the table, or write it where `--out` says."""
+    """Print the table, or write it where `--out` says; a line names each file left out."""
     from robustbench_lite.leaderboard import (
         build_table,
-        load_results,
+        load_readable,
+        load_result,
         render,
         render_page,
     )
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.storage import write_text
 
     reported = reported_rows(load_published(name) for name in dict.fromkeys(arguments.reported))
-    results = load_results(arguments.results)
+    results = load_readable(arguments.results, load_result)
     if not results and not reported:
         raise InputError(f"{', '.join(arguments.results)}: no result.json there or below")
     if arguments.format == "html":

@@ -15,6 +15,7 @@ def add_demo(commands: Commands) -> None:
     )
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    parser.set_defaults(resumes=True)
 
 
 def add_train(commands: Commands) -> None:
@@ -30,7 +31,7 @@ def add_train(commands: Commands) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped name, or a .toml file")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE)")
     add_place(parser)
-    parser.set_defaults(takes_overrides=True)
+    parser.set_defaults(takes_overrides=True, resumes=True)
 
 
 def add_import(commands: Commands) -> None:
@@ -120,7 +121,7 @@ def add_evaluate(commands: Commands) -> None:
         "same bytes (default: %(default)s)",
     )
     add_place(parser)
-    parser.set_defaults(takes_workers=True)
+    parser.set_defaults(takes_workers=True, resumes=True)
 
 
 def add_transfer(commands: Commands) -> None:
@@ -162,6 +163,7 @@ def add_transfer(commands: Commands) -> None:
         "--out", metavar="DIR", help="result folder (default: results/transfer/DATASET-...)"
     )
     add_place(parser)
+    parser.set_defaults(resumes=True)
 
 
 def add_detect(commands: Commands) -> None:

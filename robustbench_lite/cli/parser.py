@@ -7,7 +7,13 @@ import difflib
 from typing import NoReturn
 
 from robustbench_lite import __version__
-from robustbench_lite.cli import network_commands, submission_commands, table_commands
+from robustbench_lite.cli import (
+    doctor,
+    network_commands,
+    show,
+    submission_commands,
+    table_commands,
+)
 from robustbench_lite.cli.subcommand import Commands
 
 
@@ -60,6 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
         submission_commands.add_verify,
         network_commands.add_import,
         table_commands.add_list,
+        show.add,
+        doctor.add,
     ):
         add(commands)
     return parser

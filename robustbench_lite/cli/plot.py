@@ -40,18 +40,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import load_results
+    from robustbench_lite.leaderboard import load_readable, load_result
     from robustbench_lite.leaderboard.curves import security_curve
 
-    results = load_results(arguments.inputs)
+    results = load_readable(arguments.inputs, load_result)
     return lambda: security_curve(results)
 
 
 def _steps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import load_results
+    from robustbench_lite.leaderboard import load_readable, load_result
     from robustbench_lite.leaderboard.curves import steps_curve
 
-    results = load_results(arguments.inputs)
+    results = load_readable(arguments.inputs, load_result)
     return lambda: steps_curve(results)
 
 
@@ -63,20 +63,21 @@ def _training(arguments: argparse.Namespace) -> Callable[[], Figure]:
 
 
 def _classes(arguments: argparse.Namespace) -> Callable[[], Figure]:
+    from robustbench_lite.cli.classes import number_of_classes
     from robustbench_lite.datasets import dataset_info
-    from robustbench_lite.leaderboard import find_results, load_result
+    from robustbench_lite.leaderboard import load_readable
     from robustbench_lite.leaderboard.class_bars import class_bars
-    from robustbench_lite.leaderboard.per_class import load_per_class
+    from robustbench_lite.leaderboard.per_class import PerClass, load_per_class
 
-    paths = find_results(arguments.inputs)
-    if not paths:
+    def load(path: Path) -> PerClass:
+        classes = number_of_classes(path)
+        return load_per_class(path, num_classes=classes, under=range(classes))
+
+    results = load_readable(arguments.inputs, load)
+    if not results:
         raise InputError(f"{', '.join(arguments.inputs)}: no result.json there or below")
-    info = dataset_info(load_result(paths[0]).dataset.name)
-    results = [
-        load_per_class(path, num_classes=info.num_classes, under=range(info.num_classes))
-        for path in paths
-    ]
-    return lambda: class_bars(results, names=info.class_names)
+    names = dataset_info(results[0].result.dataset.name).class_names
+    return lambda: class_bars(results, names=names)
 
 
 def _gallery(arguments: argparse.Namespace) -> Callable[[], Figure]:
@@ -118,8 +119,6 @@ def _attack(wanted: str | None, names: Sequence[str]) -> str:
 def _exhibits(ledger: Ledger, attack: str, data: Split, norm: str, n: int) -> list[Exhibit]:
     """The first n examples that the attack breaks."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from robustbench_lite.datasets import dataset_info
     from robustbench_lite.evidence import decompress
@@ -130,15 +129,8 @@ def _exhibits(ledger: Ledger, attack: str, data: Split, norm: str, n: int) -> li
     chunk = 0
     while len(exhibits) < n and ledger.has_part(attack, chunk):
         rows = ledger.read_part(attack, chunk)
-        file = ledger.evidence_path(attack, chunk)
         clean = data.pixels(torch.tensor(rows["example_id"].to_numpy()))
-        try:
-            stored = load_file(file)
-        except (OSError, SafetensorError):
-            raise InputError(
-                f"{file} cannot be read: the gallery needs the images of an evaluation with "
-                "--evidence float32 or int8"
-            ) from None
+        stored = ledger.read_evidence(attack, chunk)
         if "x_adv" in stored:
             places, images = torch.arange(len(rows)), stored["x_adv"]
         else:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from robustbench_lite.core.plain_text import plain
+
 if TYPE_CHECKING:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -51,7 +53,7 @@ class _Bar:
     """A tqdm bar that begins where a resumed run begins."""
 
     def __init__(self, title: str, unit: str) -> None:
-        self.title, self.unit = title, unit
+        self.title, self.unit = plain(title), unit
         self.bar: tqdm[None] | None = None
 
     def move(self, done: int, total: int, text: str | None, *, end: bool) -> None:

@@ -22,7 +22,7 @@ def command(
     parser = commands.add_parser(
         name, help=summary, description=summary, epilog=epilog, allow_abbrev=False
     )
-    parser.set_defaults(run=run, takes_overrides=False, takes_workers=False)
+    parser.set_defaults(run=run, takes_overrides=False, takes_workers=False, resumes=False)
     return parser
 
 

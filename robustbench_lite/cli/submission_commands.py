@@ -44,6 +44,7 @@ def add_submit(commands: Commands) -> None:
     )
     run.add_argument("folder", metavar="DIR", help="of the submission")
     _add_running(run, seconds=7 * 24 * 3600)
+    run.set_defaults(resumes=True)
 
 
 def add_verify(commands: Commands) -> None:

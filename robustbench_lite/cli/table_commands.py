@@ -81,7 +81,7 @@ def add_reproduce(commands: Commands) -> None:
     parser.add_argument("--format", default="terminal", choices=("terminal", "markdown", "json"))
     parser.add_argument("--out", metavar="FILE", help="write there (default: standard output)")
     add_place(parser)
-    parser.set_defaults(takes_overrides=True)
+    parser.set_defaults(takes_overrides=True, resumes=True)
 
 
 def add_classes(commands: Commands) -> None:

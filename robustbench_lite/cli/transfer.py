@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.plain_text import plain
 
 if TYPE_CHECKING:
     from robustbench_lite.attacks.protocol import AttackSpec, Protocol
@@ -95,7 +96,7 @@ def table(result: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [_HEADINGS]
     names = _names([*result["sources"], *result["targets"]])
     for pair in (*result["pairs"], *result["unions"]):
-        kept, plain = pair["defense_success_rate"], pair["accuracy"]
+        kept, reached = pair["defense_success_rate"], pair["accuracy"]
         share = pair["repeat_label_share"]
         rows.append(
             (
@@ -105,8 +106,8 @@ def table(result: Mapping[str, Any]) -> str:
                 "n/a" if kept is None else _percent(kept["value"]),
                 str(pair["counted"]),
                 "n/a" if share is None else _percent(share),
-                _percent(plain["value"]),
-                "{}-{}".format(*(f"{100 * end:.1f}" for end in plain["interval"])),
+                _percent(reached["value"]),
+                "{}-{}".format(*(f"{100 * end:.1f}" for end in reached["interval"])),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -122,12 +123,12 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['attack']} of {result['protocol']['id']}, {result['dataset']['name']} "
         f"{result['dataset']['split']}, {result['examples']['count']} {pixels}"
     )
-    return "\n".join([title, *lines])
+    return "\n".join([plain(title), *lines])
 
 
 def _names(networks: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Hash -> name, with a piece of the hash where two networks share a name."""
-    named = {network["hash"]: network["name"] for network in networks}
+    named = {network["hash"]: plain(network["name"]) for network in networks}
     counts = Counter(named.values())
     return {
         key: f"{name} ({key.removeprefix('sha256:')[:8]})" if counts[name] > 1 else name

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 CHECKSUM = "checksum"
+LINE_CHECKSUM = "sha256_16"
 _BLOCK = 1 << 20
+_LINE_TRAILER = re.compile(rf', "{LINE_CHECKSUM}": "([0-9a-f]{{16}})"\}}\Z')
 _TRAILER = re.compile(rb',\n  "checksum": "sha256:([0-9a-f]{64})"\n\}\n\Z')
 
 
@@ -39,7 +41,8 @@ def with_checksum(data: Mapping[str, object]) -> str:
         raise ValueError("a checksum needs something to be a checksum of")
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     body = text.removesuffix("\n}")
-    digest = hashlib.sha256(body.encode()).hexdigest()
+    # What UTF-8 has no bytes for is refused, with its file, when the text is written.
+    digest = hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
     return f'{body},\n  "{CHECKSUM}": "sha256:{digest}"\n}}\n'
 
 
@@ -64,6 +67,29 @@ def has_checksum(content: bytes) -> bool:
     if found != trailer[1].decode():
         raise ChecksumError("the content does not fit its checksum: damaged or edited")
     return True
+
+
+def line_with_checksum(data: Mapping[str, object]) -> str:
+    """JSON in one line that ends with the start of the SHA-256 of everything before it.
+
+    Raises:
+        ValueError: for NaN or infinity.
+    """
+    body = json.dumps(dict(data), allow_nan=False).removesuffix("}")
+    return f'{body}, "{LINE_CHECKSUM}": "{hashlib.sha256(body.encode()).hexdigest()[:16]}"}}'
+
+
+def check_line(line: str) -> None:
+    """Refuse a line of `line_with_checksum` that is damaged; one without a checksum is let by.
+
+    Raises:
+        ChecksumError: when the checksum and the text before it do not belong together.
+    """
+    found = _LINE_TRAILER.search(line)
+    if found is None:
+        return
+    if hashlib.sha256(line[: found.start()].encode()).hexdigest()[:16] != found[1]:
+        raise ChecksumError("the content does not fit its checksum: damaged or edited")
 
 
 def file_sha256(path: Path) -> str:

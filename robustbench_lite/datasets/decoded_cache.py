@@ -10,10 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +17,8 @@ import numpy as np
 
 from robustbench_lite.datasets.arrays import Arrays, content_hash
 from robustbench_lite.datasets.catalog import DatasetInfo
+from robustbench_lite.errors import StorageError
+from robustbench_lite.storage import write_atomically
 
 _LOG = logging.getLogger(__name__)
 _READER_VERSION = 1  # raise it when a reader's output changes
@@ -66,10 +64,10 @@ def _load(path: Path, info: DatasetInfo) -> tuple[Arrays, str] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = Arrays(stored["images"], stored["labels"])
-            digest = str(stored["content_hash"])
+            digest, key = str(stored["content_hash"]), str(stored["key"])
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive raises nearly anything in zipfile and numpy
         _LOG.warning("%s is damaged (%s); decoding again", path, error)
         return None
     images, labels = arrays
@@ -78,23 +76,26 @@ def _load(path: Path, info: DatasetInfo) -> tuple[Arrays, str] | None:
     if wrong_types or labels.ndim != 1 or images.shape != expected:
         _LOG.warning("%s holds other arrays than %s has; decoding again", path, info.name)
         return None
+    if content_hash(images, labels) != digest or key != path.stem:
+        _LOG.warning("%s is damaged, or another file renamed; decoding again", path)
+        return None
     return arrays, digest
 
 
 def _store(path: Path, arrays: Arrays, digest: str) -> None:
-    """Write to a temporary name, then rename: a reader sees the whole file or none."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-        with os.fdopen(handle, "wb") as file:
+    """Write the file; a reader sees the whole of it or none."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
             np.savez(
-                file, images=arrays.images, labels=arrays.labels, content_hash=np.array(digest)
+                file,
+                images=arrays.images,
+                labels=arrays.labels,
+                content_hash=np.array(digest),
+                key=np.array(path.stem),
             )
-        os.replace(temporary, path)
-    except OSError as error:
-        _LOG.warning(
-            "cannot keep decoded images at %s (%s); they are decoded each time", path, error
-        )
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+
+    try:
+        write_atomically(path, write)
+    except StorageError as error:
+        _LOG.warning("cannot keep decoded images (%s); they are decoded each time", error)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import pooch  # type: ignore[import-untyped]
 import requests
@@ -17,12 +18,19 @@ import urllib3
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.stopping import remove_when_stopped
 from robustbench_lite.datasets.archives import Archive, file_hash
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 3  # connections per address before the next one is tried
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds without a byte
 _BLOCK = 1 << 16
+_REDIRECTS = 5
+_REDIRECTED_TO = ("https",)  # tests whose server speaks http add it here
+
+
+class _WrongSizeError(requests.RequestException):
+    """Another number of bytes than the official file has: another file."""
 
 
 def fetch(archives: Sequence[Archive], folder: Path, *, progress: bool) -> tuple[Path, ...]:
@@ -42,7 +50,8 @@ def fetch(archives: Sequence[Archive], folder: Path, *, progress: bool) -> tuple
 
     Raises:
         InputError: no connection (names every file still missing, its address, and where to put it
-            by hand), a wrong hash, or a folder that cannot be written.
+            by hand), a wrong size or hash, a redirection elsewhere than to https, or a folder that
+            cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,9 +73,9 @@ def verify(path: Path, archive: Archive) -> None:
     got = file_hash(path, archive.known_hash)
     if got != archive.known_hash:
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not the official {archive.file_name}: "
-            f"expected {archive.known_hash}, got {got}; the file was left as it is and not read: "
-            f"delete it or replace it by {archive.urls[0]}"
+            f"{path} ({path.stat().st_size} bytes) is not the official {archive.file_name} "
+            f"({archive.size} bytes): expected {archive.known_hash}, got {got}; the file was left "
+            f"as it is and not read: delete it or replace it by {archive.urls[0]}"
         )
 
 
@@ -110,7 +119,7 @@ def _retrieve(url: str, archive: Archive, path: Path, part: Path, progress: bool
                 known_hash=archive.known_hash,
                 fname=path.name,
                 path=path.parent,
-                downloader=partial(_download, part=part, progress=progress),
+                downloader=partial(_download, part=part, size=archive.size, progress=progress),
             )
             return
         except requests.RequestException:
@@ -120,11 +129,14 @@ def _retrieve(url: str, archive: Archive, path: Path, part: Path, progress: bool
                 raise
 
 
-def _download(url: str, output_file: str, _pooch: object, *, part: Path, progress: bool) -> None:
+def _download(
+    url: str, output_file: str, _pooch: object, *, part: Path, size: int, progress: bool
+) -> None:
     """Pooch downloader that finishes `part` over several connections, then moves it."""
+    remove_when_stopped(output_file)  # pooch's own temporary file
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _continue_part(url, part, progress)
+            _continue_part(url, part, size, progress)
             break
         except (
             requests.ConnectionError,
@@ -138,25 +150,47 @@ def _download(url: str, output_file: str, _pooch: object, *, part: Path, progres
     os.replace(part, output_file)
 
 
-def _continue_part(url: str, part: Path, progress: bool) -> None:
-    """Append to `part` what the server still has, over one connection."""
+class _Session(requests.Session):
+    """Follows a redirection only where `_REDIRECTED_TO` allows it, and few of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_redirects = _REDIRECTS
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is None:
+            return None
+        scheme = urlsplit(urljoin(resp.url, target)).scheme
+        if scheme not in _REDIRECTED_TO:
+            raise requests.exceptions.InvalidSchema(
+                f"it redirects to {scheme}, and only https is followed"
+            )
+        return target
+
+
+def _continue_part(url: str, part: Path, size: int, progress: bool) -> None:
+    """Append to `part` what is missing of `size` bytes, over one connection."""
     have = part.stat().st_size if part.exists() else 0
+    if have == size:  # the last run stopped before the rename
+        return
+    have = have if have < size else 0
     headers = {"Accept-Encoding": "identity"}  # the hash is over the bytes of the file as stored
     if have:
         headers["Range"] = f"bytes={have}-"
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+    with (
+        _Session() as session,
+        session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response,
+    ):
         start, total = _content_range(response)
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
-            if total == have:  # every byte was there: the last run stopped before the rename
-                return
-            part.unlink()
-            raise requests.ConnectionError(f"{url} has {total} bytes, fewer than the {have} kept")
+        if response.ok and total not in (size, None):
+            raise _WrongSizeError(f"it has {total} bytes, and the official file {size}")
         response.raise_for_status()
         if start != have:  # the server ignored the Range header and sends the whole file
             have = 0
         bar = tqdm(
             desc=part.stem,
-            total=total,
+            total=size,
             initial=have,
             unit="B",
             unit_scale=True,
@@ -164,21 +198,23 @@ def _continue_part(url: str, part: Path, progress: bool) -> None:
         )
         with bar, part.open("ab" if have else "wb") as file:
             for block in response.raw.stream(_BLOCK, decode_content=False):
+                have += len(block)
+                if have > size:
+                    break
                 file.write(block)
                 bar.update(len(block))
-    size = part.stat().st_size
-    if total is not None and size < total:
-        raise requests.ConnectionError(f"connection closed after {size} of {total} bytes")
+    if have > size:
+        part.unlink()
+        raise _WrongSizeError(f"it sent more than the {size} bytes of the official file")
+    if have < size:
+        raise requests.ConnectionError(f"connection closed after {have} of {size} bytes")
 
 
 def _content_range(response: requests.Response) -> tuple[int, int | None]:
     """(first byte sent, size of the whole file or None) by the response's headers."""
-    match = re.fullmatch(
-        r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "")
-    )
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if match:
-        total = None if match[2] == "*" else int(match[2])
-        return int(match[1] or 0), total
+        return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length")
     return 0, int(length) if length else None
 

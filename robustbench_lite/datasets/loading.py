@@ -67,7 +67,7 @@ def load_split(
     folder = None if data_dir is None else _data_folder(data_dir)
     if name == "digits":
         return _embedded(info, split, folder)
-    cache = _cache_folder(cache_dir, folder)
+    cache = cache_folder(cache_dir, folder)
     if folder is None:
         plan = _download_plan(info, split, cache, progress)
     else:
@@ -113,7 +113,16 @@ def _data_folder(data_dir: str | Path) -> Path:
     return folder
 
 
-def _cache_folder(cache_dir: str | Path | None, data_folder: Path | None) -> Path:
+def cache_folder(cache_dir: str | Path | None, data_folder: Path | None = None) -> Path:
+    """Where downloads and decoded arrays are kept; made by whoever writes there.
+
+    Args:
+        cache_dir: chosen by the caller; None takes the environment's, else the user's cache folder.
+        data_folder: a folder that is only read; the cache must not lie in it.
+
+    Raises:
+        InputError: when the cache lies inside `data_folder`.
+    """
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
     if chosen:
         cache = Path(chosen).expanduser()

@@ -111,14 +111,23 @@ def build_model(
     _check_options(name, builder, kwargs)
     _check_sizes(num_classes, in_channels, image_size)
     _check_normalization(in_channels, mean, std)
-    model = builder(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        **kwargs,
-    )
+    try:
+        model = builder(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            **kwargs,
+        )
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"architecture {name!r} cannot be built with num_classes={num_classes}, "
+            f"image_size={image_size} and options {str(kwargs)[:80]}: {told[:120]}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise InputError(
             f"architecture {name!r} gave a {type(model).__name__}; "

@@ -114,7 +114,7 @@ class Bench:
         if hidden := (now | stated) - told:
             return [Finding("error", f"flags not in the result: {sorted(hidden)}", fix)]
         if told:
-            what = f"flags as stated: {sorted(told)}; the row stays unverified"
+            what = f"flags as stated: {sorted(told)}; the row stays flagged"
             return [Finding("warning", what, "see docs/flags.md")]
         return [Finding("ok", f"no flag of {len(checks)}, as stated")]
 

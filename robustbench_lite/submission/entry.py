@@ -139,13 +139,13 @@ def write_entry(folder: Path, manifest: Manifest) -> Path:
 
 def _write_evidence(ledger: Ledger, attack: str, n: int, path: Path) -> None:
     """One file for all chunks; its rows are example ids."""
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
     size = int(ledger.header.settings["chunk_size"])  # type: ignore[call-overload]
     pieces: dict[str, list[Tensor]] = {}
     for chunk in range(-(-n // size)):
         ids = torch.from_numpy(ledger.read_part(attack, chunk)["example_id"].to_numpy(copy=True))
-        for name, tensor in load_file(ledger.evidence_path(attack, chunk)).items():
+        for name, tensor in ledger.read_evidence(attack, chunk).items():
             whole = ids[tensor] if name.endswith("_rows") else tensor
             pieces.setdefault(name, []).append(whole)
     write_bytes(path, save({name: torch.cat(each) for name, each in sorted(pieces.items())}))

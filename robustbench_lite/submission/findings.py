@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from robustbench_lite.core.messages import LONGEST, shortened
+from robustbench_lite.core.plain_text import plain
 from robustbench_lite.errors import InputError
 
 Level = Literal["error", "warning", "ok"]
@@ -31,7 +32,7 @@ class Finding:
         """As printed: `error    what: fix`, shortened as every line."""
         level = f"{self.level:8} "
         text = f"{self.what}: {self.fix}" if self.fix else self.what
-        return level + shortened(text, LONGEST - len(level))
+        return level + shortened(plain(text), LONGEST - len(level))
 
 
 def verdict(findings: Sequence[Finding]) -> str:

@@ -13,16 +13,17 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustbench_lite.core.stopping import add_child, forget_child, held, temporary_folder
 from robustbench_lite.errors import InputError
+from robustbench_lite.processes import of_this_parent
 
 _LOOK = 0.1  # seconds between two looks at the process
-_KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV"}
+_KEPT_NAMES = {"PATH", "HOME", "LANG", "TZ", "VIRTUAL_ENV"}
 _KEPT_PREFIXES = (
     "CUDA",
     "CUBLAS",
@@ -67,20 +68,22 @@ def run_isolated(
     Raises:
         InputError: what the job raised; or that it went beyond a limit, or died, and why.
     """
-    with tempfile.TemporaryDirectory(prefix="rbl-submission-") as folder:
+    with temporary_folder("rbl-submission-") as folder:
         place = Path(folder)
         (place / "request.json").write_text(json.dumps({"job": job, **request}), encoding="utf-8")
         answer, log = place / "answer.json", place / "log"
         with log.open("wb") as printed:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "robustbench_lite.submission.worker", folder],
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=printed if quiet else None,
-                cwd=folder,
-                env=_environment(),
-                start_new_session=True,
-            )
+            with held():  # it is ended with this process from its first moment
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "robustbench_lite.submission.worker", folder],
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed,
+                    stderr=printed if quiet else None,
+                    cwd=folder,
+                    env=_environment(folder),
+                    start_new_session=True,
+                )
+                add_child(process.pid, group=True)
             ended = _watch(process, limits)
         if ended:
             raise InputError(ended)
@@ -98,8 +101,11 @@ def run_isolated(
     return found
 
 
-def _environment() -> dict[str, str]:
-    """Nothing of the caller's but what programs need: no tokens, no passwords."""
+def _environment(folder: str) -> dict[str, str]:
+    """Nothing of the caller's but what programs need: no tokens, no passwords.
+
+    Temporary files go to `folder`, and away with it.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -107,7 +113,8 @@ def _environment() -> dict[str, str]:
     }
     root = str(Path(__file__).resolve().parents[2])  # a checkout that is not installed
     path = [root, *filter(None, [kept.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(path), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(path), "OMP_WAIT_POLICY": "PASSIVE"}
+    return of_this_parent(environment | {"TMPDIR": folder})
 
 
 def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str:
@@ -133,6 +140,7 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        forget_child(process.pid)
 
 
 def _resident(session: int) -> int:

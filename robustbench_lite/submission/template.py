@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from robustbench_lite.checkpoint import WEIGHTS_FILE, load_checkpoint
 from robustbench_lite.checkpoint_card import Card
+from robustbench_lite.core.toml_text import toml_value
 from robustbench_lite.errors import InputError
 from robustbench_lite.storage import write_bytes, write_text
 from robustbench_lite.submission.manifest import CODE, FILE, NAME, PLACEHOLDER, WEIGHTS, file_hash
@@ -82,17 +82,20 @@ def new_submission(out: Path, name: str, *, checkpoint: Path | None) -> Path:
     if out.exists():
         raise InputError(f"{out} is there already: choose another --out, or remove it")
     card = load_checkpoint(checkpoint)[1] if checkpoint is not None else None
-    fill = {"name": _toml(name), "todo": PLACEHOLDER}
+    fill = {"name": toml_value(name), "todo": PLACEHOLDER}
     if card is None:
-        fill |= {"defense": _toml(PLACEHOLDER), "data": _toml(PLACEHOLDER)}
-        fill |= {"dataset": _toml(PLACEHOLDER)}
+        fill |= {"defense": toml_value(PLACEHOLDER), "data": toml_value(PLACEHOLDER)}
+        fill |= {"dataset": toml_value(PLACEHOLDER)}
         network = _NETWORK.format(code=CODE, weights=WEIGHTS, todo=PLACEHOLDER)
         write_text(out / CODE, _CODE.format(todo=PLACEHOLDER))
     else:
         assert checkpoint is not None
         write_bytes(out / WEIGHTS, (checkpoint / WEIGHTS_FILE).read_bytes())
-        fill |= {"defense": _toml(card.defense or PLACEHOLDER)}
-        fill |= {"data": _toml(f"{card.dataset}, training split"), "dataset": _toml(card.dataset)}
+        fill |= {"defense": toml_value(card.defense or PLACEHOLDER)}
+        fill |= {
+            "data": toml_value(f"{card.dataset}, training split"),
+            "dataset": toml_value(card.dataset),
+        }
         network = _network_of(card, file_hash(out / WEIGHTS))
     write_text(out / FILE, _MANIFEST.format(**fill, network=network))
     write_text(out / "README.md", _README.format(name=name, todo=PLACEHOLDER))
@@ -100,16 +103,11 @@ def new_submission(out: Path, name: str, *, checkpoint: Path | None) -> Path:
 
 
 def _network_of(card: Card, sha256: str) -> str:
-    lines = ["[network]", f"architecture = {_toml(card.architecture)}"]
+    lines = ["[network]", f"architecture = {toml_value(card.architecture)}"]
     if card.mean is not None and card.std is not None:
         lines += [f"mean = {list(card.mean)}", f"std = {list(card.std)}"]
     lines.append(f'sha256 = "{sha256}"')
     if card.architecture_kwargs:
         lines.append("[network.options]")
-        lines += [f"{key} = {_toml(value)}" for key, value in card.architecture_kwargs.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in card.architecture_kwargs.items()]
     return "\n".join([*lines, ""])
-
-
-def _toml(value: object) -> str:
-    """A string, number or truth value in TOML; JSON's is the same."""
-    return json.dumps(value, ensure_ascii=False)

@@ -66,7 +66,7 @@ def verify_entry(
     """
     (entry / VERIFICATION_FILE).unlink(missing_ok=True)
     manifest = whole_manifest(submission)
-    findings, result = _check_files(entry, submission, manifest)
+    findings, result = check_files(entry, submission, manifest)
     if result is None:
         return findings
     data = load_split(manifest.dataset.name, "test", data_dir=place.data_dir, progress=True)
@@ -105,7 +105,7 @@ def job(request: dict[str, Any]) -> dict[str, object]:
     return {"findings": as_records(look(entry, submission, manifest, result, data, place, sample))}
 
 
-def _check_files(
+def check_files(
     entry: Path, submission: Path, manifest: Manifest
 ) -> tuple[list[Finding], Result | None]:
     """Do the files belong together, and does the result agree with itself?"""

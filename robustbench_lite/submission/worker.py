@@ -7,9 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from robustbench_lite.core.stopping import catch_signals
+from robustbench_lite.processes import end_with_parent
+
+# Job -> the module whose `job` does it; only that one is imported.
+_JOBS = {
+    "check": "robustbench_lite.submission.checks",
+    "run": "robustbench_lite.submission.entry",
+    "verify": "robustbench_lite.submission.verification",
+}
 _NETWORK = (
     "ftplib.connect",
     "http.client.connect",
@@ -29,16 +39,13 @@ def main(folder: Path) -> None:
     """Do the requested job; every error of the user's becomes a line in the answer."""
     from robustbench_lite.allocator import keep_freed_memory
     from robustbench_lite.errors import InputError
-    from robustbench_lite.processes import end_with_parent
-    from robustbench_lite.submission import checks, entry, verification
 
-    end_with_parent()  # limits are the parent's to enforce
     keep_freed_memory()
-    jobs = {"check": checks.job, "run": entry.job, "verify": verification.job}
     request: dict[str, Any] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    job = import_module(_JOBS[request.pop("job")]).job
     sys.addaudithook(_refuse_network)
     try:
-        answer = jobs[request.pop("job")](request)
+        answer = job(request)
     except InputError as error:
         answer = {"error": str(error)}
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
@@ -54,4 +61,6 @@ def _refuse_network(event: str, arguments: tuple[object, ...]) -> None:
 
 
 if __name__ == "__main__":
+    catch_signals(quiet=True)
+    end_with_parent()  # limits are the parent's to enforce
     main(Path(sys.argv[1]))

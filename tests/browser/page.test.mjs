@@ -114,10 +114,10 @@ test("numbers sort as numbers, names as text, and rows without a rank come last"
 test("a sorted row takes its flags and its detail panel with it", async () => {
   await on("sample", DESKTOP, async (tab) => {
     const last = tab.locator(`${LINF} .entry`).last();
-    assert.match(await last.locator(".why").textContent(), /black_box_beats_white_box/);
+    assert.match(await last.locator(".why").textContent(), /zero_gradients/);
     await tab.locator(`${LINF} > thead th[data-sort="status"] button`).click();
     const first = tab.locator(`${LINF} .entry`).first();
-    assert.match(await first.locator(".why").textContent(), /black_box_beats_white_box/);
+    assert.match(await first.locator(".why").textContent(), /zero_gradients/);
     await first.locator(".opener").click();
     assert.match(await first.locator(".panel").textContent(), /random_mask/);
   });
@@ -136,7 +136,7 @@ test("filters narrow the rows, hide empty tables, say how many are left, and cle
     assert.equal(await output.textContent(), "8 of 13 rows");
     await choose("architecture", "wrn34_10");
     assert.deepEqual((await names(tab)).sort(), ["cifar10_lbgat", "cifar10_trades"]);
-    await choose("status", "unverified");
+    await choose("status", "flagged");
     assert.equal(await output.textContent(), "0 of 13 rows");
     assert.equal(await tab.locator(".nothing").isVisible(), true);
     await tab.locator('.filters button[type="reset"]').click();
@@ -155,7 +155,7 @@ test("the search finds every word in names, defenses, flags and hashes, in any c
     };
     assert.deepEqual(await found("MART"), ["cifar10_mart"]);
     assert.deepEqual(await found("lbgat wrn34 cifar100"), ["cifar100_lbgat_trades"]);
-    assert.deepEqual(await found("black_box"), ["cifar10_random_mask"]);
+    assert.deepEqual(await found("zero_gradients"), ["cifar10_random_mask"]);
     const hash = await tab
       .locator(`${LINF} .entry`, { hasText: "cifar10_irat" })
       .locator(".block code")
@@ -420,7 +420,7 @@ test("reported rows are marked, have no rank, and no command", async () => {
     await tab.locator('.filters select[name="status"]').selectOption("reported");
     assert.deepEqual(await names(tab), ["LBGAT", "TRADES", "MART"]);
     assert.deepEqual(new Set(await tab.locator(".entry:visible .rank").allTextContents()), new Set(["–"]));
-    await tab.locator('.filters select[name="status"]').selectOption("verified");
+    await tab.locator('.filters select[name="status"]').selectOption("measured");
     assert.deepEqual(await names(tab), ["many"]);
     await tab.locator('.filters button[type="reset"]').click();
     await tab.locator(".opener").last().click();

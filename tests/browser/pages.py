@@ -15,6 +15,7 @@ import numpy as np
 from test_leaderboard_builder import (
     HOSTILE,
     accuracy_of,
+    checks,
     content,
     flagged,
     protocol,
@@ -99,7 +100,7 @@ def rows(
             protocol=protocol(list(attacks), **PLANS[plan]),
             settings=SETTINGS,
             environment=ENVIRONMENT,
-            checks={"batch_dependent": 1.2e-7, "randomised": 0.0, "outside_ball": 0.0},
+            checks=checks(n, batch_dependent=1.2e-7),
         )
         row["model"]["hash"] = f"sha256:{(defense.encode().hex() + FULL)[:64]}"
         left = (pgd, aa | (pgd & (strength < rates[2] / 100 + 0.002)), aa, aa)

@@ -1,0 +1,227 @@
+"""What every attack is: parameters that are checked once, and what it states of itself."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import get_type_hints as hints_of
+
+from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.attacks.registry import unknown_name
+from robustbench_lite.attacks.threat_model import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Never parameters: the protocol states the first two, the evaluation the others.
+_NOT_PARAMETERS = {"norm", "eps", "ids", "seed", "batch_size", "passes", "stream", "network"}
+_NOT_PARAMETERS |= {"on_stage", "on_step", "mode", "finite"}
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range of a parameter, for `Annotated`: from `least` to `most`, both included."""
+
+    least: float
+    most: float = math.inf
+
+
+Count = Annotated[int, Within(1)]
+Share = Annotated[float, Within(0.0, 1.0)]
+
+
+@dataclass(frozen=True)
+class RunTerms:
+    """The terms of a run: what the protocol and the evaluation decide, not the attack.
+
+    Args:
+        norm: `"Linf"`, `"L2"` or `"L1"`.
+        eps: radius, in [0, 1] units.
+        ids: example ids (B,), int64: with the seed they fix every draw.
+        seed: any integer.
+        stream: name of the random stream, so that two attacks on one example draw apart.
+        batch_size: examples attacked at once.
+        passes: forward passes per prediction; above 1 more than half of them must be wrong.
+        network: another network to search on, with the same function up to rounding (folded, half
+            precision); None, or for attacks that cannot, the search runs on the model itself.
+        on_stage: called after each stage of a composite attack with the stage's name and which
+            rows it broke, bool (B,).
+    """
+
+    norm: Norm
+    eps: float
+    ids: Tensor
+    seed: int
+    stream: str
+    batch_size: int
+    passes: int = 1
+    network: nn.Module | None = None
+    on_stage: Callable[[str, Tensor], None] | None = None
+
+    def searched(self, model: nn.Module) -> nn.Module:
+        """The network to search on."""
+        return model if self.network is None else self.network
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes per example that survives; a forward that is followed by a backward counts in both."""
+
+    forwards: int
+    backwards: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.forwards + other.forwards, self.backwards + other.backwards)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.forwards * times, self.backwards * times)
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """An attack: its frozen parameters are its fields, a call runs it, the rest says what it is.
+
+    A field is an `int`, `float`, `str`, `bool`, a `Literal` of allowed words, or one of these with
+    `Annotated[..., Within(...)]` or `| None`. Fields that can move a number have no default.
+
+    Raises:
+        InputError: for a value of another type, outside its range, or not allowed.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
+    """Norms of the protocols that it may stand in."""
+    uses_gradients: ClassVar[bool] = True
+    """Whether it sees gradients; False for an attack that uses the outputs alone."""
+    minimises_norm: ClassVar[bool] = False
+    """Whether it looks for the smallest perturbation, wherever that is, and knows no radius."""
+    searches_elsewhere: ClassVar[bool] = False
+    """Whether it can search on `RunTerms.network` (what counts is decided by the model)."""
+    batches_itself: ClassVar[bool] = False
+    """Whether a call takes all images; otherwise it gets at most `batch_size` of them."""
+
+    def __post_init__(self) -> None:
+        for name, hint in _parameters(type(self)).items():
+            _check_value(name, getattr(self, name), hint)
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
+        """Candidates (B, C, H, W) for images; nothing is claimed of them, the verifier decides.
+
+        Args:
+            model: maps (B, C, H, W) in [0, 1] to logits (B, K); left as it was.
+            x: clean images (B, C, H, W) in [0, 1].
+            y: labels (B,), int64.
+            terms: of the run.
+
+        Raises:
+            InputError: when a loss or gradient is not finite.
+        """
+
+    def check(self, threat: ThreatModel, num_classes: int | None = None) -> None:
+        """Raise InputError where the attack does not fit a threat model or a number of classes.
+
+        Args:
+            threat: norm and radius of the protocol.
+            num_classes: of the data; None while it is not known.
+        """
+        del num_classes
+        if threat.norm not in self.norms:
+            raise InputError(
+                f"norm={threat.norm!r} is unknown here; available: {', '.join(self.norms)}"
+            )
+
+    def stages(self, norm: Norm) -> Mapping[str, Attack]:
+        """Attacks that it runs one after the other and reports to `on_stage`, by name, in order."""
+        del norm
+        return {}
+
+    def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost | None:
+        """Passes on an example that it does not break; None where nobody can know.
+
+        Args:
+            norm: of the protocol.
+            num_classes: K, which limits targets.
+            passes: of the protocol: forwards per prediction.
+        """
+        del norm, num_classes, passes
+        return None
+
+    def by_authors(self) -> tuple[str, Mapping[str, object]] | None:
+        """Registered name and parameters of the same attack by its authors' code, if there is one:
+        what `--engine reference` runs instead."""
+        return None
+
+    @classmethod
+    def from_parameters(cls, params: Mapping[str, object], variant: str = "") -> Self:
+        """The attack from a protocol's parameters.
+
+        Args:
+            params: by name; those with a default may be left out.
+            variant: what stands after the colon of `torchattacks:<Name>`.
+
+        Raises:
+            InputError: for a missing, unknown or wrong parameter.
+        """
+        if variant:
+            raise InputError(f"there is no variant {variant!r} of this attack")
+        check_not_terms(params)
+        known = _parameters(cls)
+        for key in params:
+            if key not in known:
+                raise InputError(
+                    unknown_name("parameter", key, known)
+                    if known
+                    else f"unknown parameter {key!r}; this attack takes none"
+                )
+        needed = [field.name for field in fields(cls) if field.default is MISSING]
+        if missing := [name for name in needed if name not in params]:
+            raise InputError(f"missing parameter {', '.join(missing)}; needed: {', '.join(needed)}")
+        return cls(**params)
+
+
+def check_not_terms(params: Mapping[str, object]) -> None:
+    """Raise InputError where a protocol gives an attack what is not an attack's to choose."""
+    if taken := _NOT_PARAMETERS & set(params):
+        raise InputError(
+            f"may not set {', '.join(sorted(taken))}: norm and eps are the protocol's, the rest is "
+            "not an attack's to choose"
+        )
+
+
+@cache
+def _parameters(kind: type[Attack]) -> dict[str, Any]:
+    """Names of the fields, and their types as written."""
+    hints = hints_of(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+_WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+
+
+def _check_value(name: str, value: object, hint: Any) -> None:
+    """Raise InputError unless a parameter is of its type and in its range."""
+    options = get_args(hint)
+    if get_origin(hint) is Annotated:
+        kind, within = options
+        _check_value(name, value, kind)
+        if not within.least <= value <= within.most:
+            upper = "" if within.most == math.inf else f" and at most {within.most}"
+            raise InputError(f"{name}={value!r} must be at least {within.least}{upper}")
+    elif get_origin(hint) is Literal:
+        if not (isinstance(value, str) and value in options):
+            allowed = ", ".join(map(str, options))
+            raise InputError(f"{name}={value!r} is unknown; available: {allowed}")
+    elif NoneType in options:
+        if value is not None:
+            _check_value(name, value, next(kind for kind in options if kind is not NoneType))
+    elif hint in _WORDS:
+        accepted = (int, float) if hint is float else (hint,)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+            raise InputError(f"{name}={value!r} must be {_WORDS[hint]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name}={value!r} must be finite")
