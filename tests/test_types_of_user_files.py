@@ -8,7 +8,6 @@ from datetime import date
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -87,11 +86,6 @@ def refused(error, path, value):
     assert text, (path, value)
 
 
-@pytest.fixture(autouse=True)
-def _many_digits():
-    """Python refuses to print integers of 5,000 digits; the values here have 400."""
-
-
 def test_protocols(tmp_path):
     path = tmp_path / "p.toml"
     read = 0
@@ -130,9 +124,10 @@ def test_recipes(tmp_path, name):
     path = tmp_path / "r.toml"
     data = load_recipe(name).as_dict()
     data.pop("name")
-    for number, (place, value, other) in enumerate(changed(data)):
-        if number % 3 != len(name) % 3:  # thousands: each recipe tries a third
-            continue
+    cases = list(changed(data))
+    # Reading a recipe takes a while: some of the cases, and the largest number in some places.
+    largest = [case for case in cases if case[1] == 10**400]
+    for place, value, other in [*cases[len(name) :: 131], *largest[len(name) % 4 :: 4]]:
         path.write_text(document(other))
         try:
             load_recipe(str(path)).as_dict()
@@ -317,4 +312,3 @@ def test_weights_of_any_content_are_one_line(kind, suffix, tmp_path, capsys, mon
     assert f"w.{suffix}" in err
     assert len(err) <= LONGEST + 1
     assert not Path("c").exists()
-    assert np.isfinite(len(err))
