@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import signal
 
 import pytest
 import torch
@@ -21,6 +22,10 @@ settings.register_profile(
     derandomize=True,
 )
 settings.register_profile("new", settings.get_profile("same"), derandomize=False)
+
+# A shell lets its background jobs ignore Ctrl-C, and what tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 THREADS = os.environ.get("RBL_TEST_THREADS", "1")  # `make test-hard` also takes 2
 
