@@ -224,7 +224,7 @@ class Ledger:
             if facts is None:
                 if self.has_checksums:
                     raise ChecksumError("it has no checksum")
-                facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": ""}
+                facts = {"terms": _old_terms(path), "part": f"{attack}/{chunk}", "evidence": ""}
             terms, part = facts["terms"], facts["part"]
             if not (rows["attack"] == attack).all() or part != f"{attack}/{chunk}":
                 raise ChecksumError(f"it holds part {part} instead of {attack}/{chunk}")
@@ -249,6 +249,14 @@ class Ledger:
         if found != expected and self.has_checksums:
             raise DamagedFileError(f"{path} is damaged (not the images of its part); {_AGAIN}")
         return content
+
+
+def _old_terms(path: Path) -> str:
+    """What a part of an older version says of its evaluation; empty when it says nothing."""
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    found = (pyarrow.parquet.read_schema(path).metadata or {}).get(b"robustbench_lite.terms", b"")
+    return found.decode(errors="replace") if isinstance(found, bytes) else ""
 
 
 def _dtypes() -> dict[str, str]:

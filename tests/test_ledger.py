@@ -235,6 +235,10 @@ def test_a_part_without_a_checksum_is_read_in_folders_of_older_versions_only(tmp
     with pytest.raises(DamagedFileError, match="no checksum"):
         ledger.read_part("pgd", 0)
     older = Ledger(ledger.folder, replace(ledger.header, schema_version=3))
+    with pytest.raises(LedgerMismatchError, match="a part of another evaluation"):
+        older.read_part("pgd", 0)
+    old = {"robustbench_lite.terms": ledger.terms}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(old), path)
     assert older.read_part("pgd", 0)["broken"].tolist() == [True, True]
 
 
