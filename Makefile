@@ -36,7 +36,7 @@ install: $(DEV) ## the package, editable, with test and developer tools, in .ven
 
 # PYTEST_ARGS of your own choose the tests, slow ones among them.
 .PHONY: test
-test: $(DEV) ## the test suite but for slow tests; PYTEST_ARGS="tests/test_pgd.py -k box" for a part
+test: $(DEV) ## the test suite but for slow tests; PYTEST_ARGS="tests/attacks/test_pgd.py -k box" for a part
 ifeq ($(PYTEST_ARGS),)
 	@echo "make: the slow tests (kill -9 of whole runs, full disk) are left out: make test-slow runs them"
 endif
@@ -73,7 +73,7 @@ smoke: $(WHEEL_VENV)/.installed ## the wheel's commands, run outside the checkou
 
 .PHONY: test-browser
 test-browser: check-browser $(DEV) $(BROWSER)/node_modules/.installed ## the leaderboard page in chromium; needs node 20 and chromium
-	PYTHONPATH=tests $(BIN)/python $(BROWSER)/pages.py build/pages
+	PYTHONPATH=tests:tests/leaderboard $(BIN)/python $(BROWSER)/pages.py build/pages
 	PAGES=build/pages CHROMIUM=$(CHROMIUM) node --test $(BROWSER)/
 
 .PHONY: audit

@@ -11,9 +11,9 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 from typing import get_type_hints as hints_of
 
-from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.attacks.registry import unknown_name
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.registry import unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 LOSSES = ("ce", "margin", "dlr", "kl", "oe", "to_uniform", "to_one_hot")
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from robustbench_lite.attacks.catalogue import ATTACKS
 from robustbench_lite.attacks.contract import Attack
-from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.attacks.registry import unknown_name
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.registry import unknown_name
 
 _TYPES = {
     "id": str,

@@ -27,15 +27,14 @@ import torch
 from torch import nn
 
 from robustbench_lite import load_split, resolve_model
-from robustbench_lite.allocator import keep_freed_memory
-from robustbench_lite.attacks.autoattack import stages
+from robustbench_lite.attacks.acceleration.search_network import search_network
+from robustbench_lite.attacks.autoattack.ensemble import stages
 from robustbench_lite.attacks.contract import RunTerms
 from robustbench_lite.attacks.model_state import attacked
-from robustbench_lite.attacks.search_network import search_network
 from robustbench_lite.attacks.threat_model import parse_eps
+from robustbench_lite.core.allocator import keep_freed_memory
+from robustbench_lite.core.numerics import deterministic, plain_numerics
 from robustbench_lite.models import build_model
-from robustbench_lite.numerics import deterministic
-from robustbench_lite.verifier import plain_numerics
 
 REFERENCE_NAMES = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 

@@ -26,23 +26,22 @@ from pathlib import Path
 import torch
 
 from robustbench_lite.attacks.protocol import load_protocol
-from robustbench_lite.checkpoint import checkpoint_hash, read_card
+from robustbench_lite.checkpoints.checkpoint import checkpoint_hash, read_card
+from robustbench_lite.checkpoints.model_source import resolve_model
+from robustbench_lite.core.errors import DamagedFileError, InputError, ResultError
 from robustbench_lite.datasets import load_split
-from robustbench_lite.errors import DamagedFileError, InputError
-from robustbench_lite.evaluation import Settings, evaluate
-from robustbench_lite.flags import read_measured
-from robustbench_lite.leaderboard.errors import ResultError
-from robustbench_lite.leaderboard.per_class import load_per_class
-from robustbench_lite.leaderboard.results import load_result
-from robustbench_lite.leaderboard.training_curves import load_run
-from robustbench_lite.ledger import Ledger, open_ledger, read_header
-from robustbench_lite.model_source import resolve_model
-from robustbench_lite.recipe import load_recipe
-from robustbench_lite.run_folder import RunFolder
+from robustbench_lite.evaluation.evaluate import Settings, evaluate
+from robustbench_lite.evaluation.flags.thresholds import read_measured
+from robustbench_lite.evaluation.ledger import Ledger, open_ledger, read_header
+from robustbench_lite.leaderboard.plots.training_curves import load_run
+from robustbench_lite.leaderboard.results.load import load_result
+from robustbench_lite.leaderboard.statistics.per_class import load_per_class
 from robustbench_lite.submission.entry import whole_manifest
 from robustbench_lite.submission.verification import check_files
-from robustbench_lite.training import train
-from robustbench_lite.transfer import evaluate_transfer
+from robustbench_lite.training.loop import train
+from robustbench_lite.training.recipe import load_recipe
+from robustbench_lite.training.run_folder import RunFolder
+from robustbench_lite.transfer.evaluate import evaluate_transfer
 
 CPU = torch.device("cpu")
 KINDS = ("refused", "computed again", "same result", "other result", "traceback")

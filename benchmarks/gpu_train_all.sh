@@ -57,7 +57,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from robustbench_lite.checkpoint import load_checkpoint, save_checkpoint
+from robustbench_lite.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 
 network, card = load_checkpoint(sys.argv[1])
 half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}

@@ -1,7 +1,7 @@
 """The test suite where it is most likely to fail: vector units, threads, orders, a busy machine.
 
     python benchmarks/hard_suite.py                              # `make test-hard`
-    python benchmarks/hard_suite.py --only busy -- tests/test_pgd.py -k box
+    python benchmarks/hard_suite.py --only busy -- tests/attacks/test_pgd.py -k box
 
 Runs pytest, slow tests included, with `ATEN_CPU_CAPABILITY` = default, avx2 and unset, on 1 and 2
 threads, each time in another random order, and once beside two processes that never rest. A run

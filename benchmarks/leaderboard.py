@@ -27,8 +27,8 @@ from robustbench_lite.leaderboard import (
     render,
     render_page,
 )
-from robustbench_lite.leaderboard.statistics import accuracy, pack_labels, pack_outcomes
-from robustbench_lite.leaderboard.stored_protocol import protocol_hash
+from robustbench_lite.leaderboard.results.protocol import protocol_hash
+from robustbench_lite.leaderboard.statistics.accuracy import accuracy, pack_labels, pack_outcomes
 
 ATTACKS = ("pgd20_ce", "cwinf30_k50", "aa_standard")
 PARAMETERS = {"loss": "ce", "steps": 20, "restarts": 1, "start": "uniform", "keep": "best_loss"}

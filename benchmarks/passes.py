@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from robustbench_lite import resolve_model
-from robustbench_lite.allocator import keep_freed_memory
+from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.model_state import attacked
-from robustbench_lite.attacks.search_network import search_network
+from robustbench_lite.core.allocator import keep_freed_memory
 from robustbench_lite.datasets import dataset_info
 
 IMAGES = 10_000  # at least this many per measurement

@@ -26,14 +26,13 @@ import torch
 from torch.nn import functional
 
 from robustbench_lite import load_split, resolve_model
-from robustbench_lite.allocator import keep_freed_memory
+from robustbench_lite.attacks.acceleration.search_network import search_network
+from robustbench_lite.attacks.first_order.pgd import pgd
 from robustbench_lite.attacks.model_state import attacked
-from robustbench_lite.attacks.pgd import pgd
-from robustbench_lite.attacks.search_network import search_network
 from robustbench_lite.attacks.threat_model import parse_eps
+from robustbench_lite.core.allocator import keep_freed_memory
+from robustbench_lite.core.numerics import deterministic, plain_numerics
 from robustbench_lite.models import build_model
-from robustbench_lite.numerics import deterministic
-from robustbench_lite.verifier import plain_numerics
 
 STEPS = 40
 

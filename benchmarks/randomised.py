@@ -15,9 +15,9 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.autoattack import AutoAttack
+from robustbench_lite.attacks.adapters.pyautoattack import ReferenceAutoAttack
+from robustbench_lite.attacks.autoattack.ensemble import AutoAttack
 from robustbench_lite.attacks.contract import RunTerms
-from robustbench_lite.attacks.reference_autoattack import ReferenceAutoAttack
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.datasets import load_split
 from robustbench_lite.verifier import verify

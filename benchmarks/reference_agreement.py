@@ -15,9 +15,8 @@ from pyautoattack import AutoAttack
 
 from robustbench_lite import load_split, resolve_model
 from robustbench_lite.attacks.threat_model import parse_eps
-from robustbench_lite.ledger import Ledger, read_header
-from robustbench_lite.numerics import deterministic
-from robustbench_lite.verifier import plain_numerics
+from robustbench_lite.core.numerics import deterministic, plain_numerics
+from robustbench_lite.evaluation.ledger import Ledger, read_header
 
 
 def main() -> None:

@@ -24,14 +24,14 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from robustbench_lite.checkpoint import load_checkpoint
+from robustbench_lite.checkpoints.checkpoint import load_checkpoint
+from robustbench_lite.core.numerics import choose_device, device_name
+from robustbench_lite.core.provenance import current_versions
 from robustbench_lite.datasets import Split, hold_out, load_split, pad_crop_flip
 from robustbench_lite.models import build_model
-from robustbench_lite.numerics import choose_device, device_name
-from robustbench_lite.provenance import current_versions
-from robustbench_lite.recipe import load_recipe
-from robustbench_lite.training import train
-from robustbench_lite.validation import validate
+from robustbench_lite.training.loop import train
+from robustbench_lite.training.recipe import load_recipe
+from robustbench_lite.training.validation import validate
 
 EPS, ALPHA, PGD_STEPS = 8 / 255, 2 / 255, 10
 SIZES = {"num_classes": 10, "in_channels": 3, "image_size": (32, 32)}

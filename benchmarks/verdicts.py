@@ -20,8 +20,8 @@ import torch
 
 from robustbench_lite import load_split, resolve_model
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
-from robustbench_lite.numerics import deterministic
-from robustbench_lite.verifier import plain_numerics, verify
+from robustbench_lite.core.numerics import deterministic, plain_numerics
+from robustbench_lite.verifier import verify
 
 STAGES = ("apgd_ce", "apgd_t", "fab_t", "square")
 
@@ -40,9 +40,9 @@ def reference_stage(stage, model, x, y, *, threat, seed, batch_size, ids):
 
 def our_stage(stage, model, x, y, *, threat, seed, batch_size, ids):
     """Candidates of one stage of our own engine, searching on the network as evaluations do."""
-    from robustbench_lite.attacks.autoattack import stages
+    from robustbench_lite.attacks.acceleration.search_network import search_network
+    from robustbench_lite.attacks.autoattack.ensemble import stages
     from robustbench_lite.attacks.contract import RunTerms
-    from robustbench_lite.attacks.search_network import search_network
 
     network = search_network(model, precision="float32", device=x.device, like=x[0]).module
     terms = RunTerms(

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 Weighting = Literal["none", "effective_number", "inverse_frequency"]
 

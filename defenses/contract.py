@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.defenses.label_losses import LabelLoss
-from robustbench_lite.defenses.outliers import Outliers
 
 ROBUST = "robust"  # the network that is delivered
 
@@ -145,3 +144,26 @@ def check_not_negative(**values: float) -> None:
 def weighted_mean(weights: Tensor, losses: Tensor) -> Tensor:
     """(1/B) sum_i w_i l_i: the divisor is the batch, never the sum of the weights."""
     return torch.mean(weights * losses)
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Unlabelled images that belong to no class, a batch of them beside each batch of images.
+
+    Args:
+        source: a name of `rbl list outliers`, `dataset:NAME`, or `folder:PATH`.
+        count: images in the store; 0 takes all that the source has, or as many as there are
+            training images where they are made.
+        batch_size: outliers per batch.
+        seed: of synthetic sources, and of which images of another are taken in which order.
+    """
+
+    source: str
+    count: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("batch_size", 1), ("count", 0), ("seed", 0)):
+            if (value := getattr(self, name)) < lowest:
+                raise InputError(f"outliers.{name}={value} must be at least {lowest}")

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.finite_check import FiniteCheck
+from robustbench_lite.attacks.first_order.pgd import Start, pgd
 from robustbench_lite.attacks.model_state import BnMode
-from robustbench_lite.attacks.pgd import Start, pgd
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.defenses.contract import Batch
 
 

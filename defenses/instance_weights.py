@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.losses import margin
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.defenses.contract import Batch
 from robustbench_lite.defenses.crafting import Crafting
 

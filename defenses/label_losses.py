@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 BONUS_FLOOR = 1e-5  # of 1 - p; as in the authors' code of the encouraging loss
 

@@ -17,15 +17,15 @@ if _os.path.isfile(_os.path.join(_checkout, "setup.cfg")):
     __path__.append(_checkout)
 
 _EXPORTS = {
-    "InputError": "robustbench_lite.errors",
-    "Settings": "robustbench_lite.evaluation",
-    "evaluate": "robustbench_lite.evaluation",
-    "load_checkpoint": "robustbench_lite.checkpoint",
+    "InputError": "robustbench_lite.core.errors",
+    "Settings": "robustbench_lite.evaluation.evaluate",
+    "evaluate": "robustbench_lite.evaluation.evaluate",
+    "load_checkpoint": "robustbench_lite.checkpoints.checkpoint",
     "load_protocol": "robustbench_lite.attacks.protocol",
-    "load_recipe": "robustbench_lite.recipe",
+    "load_recipe": "robustbench_lite.training.recipe",
     "load_split": "robustbench_lite.datasets",
-    "resolve_model": "robustbench_lite.model_source",
-    "train": "robustbench_lite.training",
+    "resolve_model": "robustbench_lite.checkpoints.model_source",
+    "train": "robustbench_lite.training.loop",
     "verify": "robustbench_lite.verifier",
 }
 __all__ = ["__version__", *_EXPORTS]

@@ -16,7 +16,7 @@ def main() -> int:
     worker = started_with_others()
     catch_signals(quiet=worker)
     if worker:
-        from robustbench_lite.processes import end_with_parent
+        from robustbench_lite.core.processes import end_with_parent
 
         end_with_parent()  # else a worker would wait for others that are gone
     else:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +10,8 @@ from torch import Tensor, nn
 from robustbench_lite.attacks.losses import cross_entropy
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import ThreatModel
-from robustbench_lite.errors import InputError
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.numerics import plain_numerics
 
 BALL_TOLERANCE = 1e-6  # float32 rounding of x + delta: in pixel units, for L1 relative to eps
 
@@ -45,55 +43,6 @@ class Verdict:
     l2: Tensor
     l1: Tensor
     loss: Tensor
-
-
-@contextmanager
-def plain_numerics() -> Iterator[None]:
-    """Float32 as it is: TF32, bfloat16 and autocast off inside the block.
-
-    For matmuls and convolutions, on CUDA and in oneDNN; whatever a network's file set, and by
-    whichever of torch's two ways of setting it, is put back after.
-    """
-    before, precisions = _tf32(), [(place, place.fp32_precision) for place in _PLACES]
-    try:
-        # The older switches too: torch refuses to read them while they say something else.
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        for place in _PLACES:
-            place.fp32_precision = "ieee"
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        matmul, convolution = before
-        if matmul is not None:
-            torch.set_float32_matmul_precision(matmul)
-        if convolution is not None:
-            torch.backends.cudnn.allow_tf32 = convolution
-        for place, precision in precisions:
-            place.fp32_precision = precision
-
-
-def _places() -> list[Any]:
-    """Where torch keeps the precision of float32, the general before the special (torch 2.9 on)."""
-    backends: Any = torch.backends
-    if not hasattr(backends, "fp32_precision"):
-        return []
-    cudnn, onednn = backends.cudnn, backends.mkldnn
-    nested = [cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv, onednn.rnn]
-    return [backends, backends.cuda.matmul, cudnn, onednn, *nested]
-
-
-_PLACES = _places()
-
-
-def _tf32() -> tuple[str | None, bool | None]:
-    """What the older switches say; None where torch will not tell, as they were set two ways."""
-    matmul, convolution = None, None
-    with suppress(RuntimeError):
-        matmul = torch.get_float32_matmul_precision()
-    with suppress(RuntimeError):
-        convolution = bool(torch.backends.cudnn.allow_tf32)
-    return matmul, convolution
 
 
 def verify(

@@ -151,8 +151,8 @@ def reseal(folder):
 def checkpoint(tmp_path_factory):
     """A `pgd_at` network on digits after two epochs: seconds to train, right most of the time."""
     from robustbench_lite.datasets import load_split
-    from robustbench_lite.recipe import load_recipe
-    from robustbench_lite.training import train
+    from robustbench_lite.training.loop import train
+    from robustbench_lite.training.recipe import load_recipe
 
     overrides = ["--training.epochs", "2", "--defense.crafting.steps", "2"]
     out = tmp_path_factory.mktemp("trained") / "run"

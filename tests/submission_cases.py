@@ -7,10 +7,14 @@ import torch
 from safetensors.torch import save_file
 
 from robustbench_lite.core.integrity import with_checksum
-from robustbench_lite.leaderboard.statistics import accuracy, pack_outcomes, unpack_outcomes
-from robustbench_lite.submission.checks import Place
+from robustbench_lite.leaderboard.statistics.accuracy import (
+    accuracy,
+    pack_outcomes,
+    unpack_outcomes,
+)
 from robustbench_lite.submission.isolation import Limits
 from robustbench_lite.submission.manifest import file_hash
+from robustbench_lite.submission.review import Place
 from robustbench_lite.submission.template import new_submission
 
 HERE = Place(data_dir=None, device="cpu", batch_size=50, threads=1)

@@ -10,9 +10,9 @@ from submission_cases import HERE, LIMITS
 
 from robustbench_lite.cli.parser import build_parser
 from robustbench_lite.leaderboard import load_result
-from robustbench_lite.submission.bench import Sample
-from robustbench_lite.submission.checks import check
 from robustbench_lite.submission.findings import render, verdict
+from robustbench_lite.submission.recheck import Sample
+from robustbench_lite.submission.review import check
 from robustbench_lite.submission.verification import verify_entry
 
 ROOT = Path(__file__).parent.parent

@@ -4,18 +4,18 @@ import pytest
 import torch
 from conftest import as_function
 
-from robustbench_lite.attacks.cw_l2 import CwL2
-from robustbench_lite.attacks.pgd import pgd
+from robustbench_lite.attacks.first_order.cw_l2 import CwL2
+from robustbench_lite.attacks.first_order.pgd import pgd
 from robustbench_lite.attacks.protocol import load_protocol
-from robustbench_lite.attacks.random_numbers import normal, random_words
-from robustbench_lite.checkpoint import load_checkpoint
+from robustbench_lite.checkpoints.checkpoint import load_checkpoint
+from robustbench_lite.checkpoints.model_source import resolve_model
+from robustbench_lite.core.random_numbers import normal, random_words
 from robustbench_lite.datasets import load_split
-from robustbench_lite.evaluation import Settings, evaluate
-from robustbench_lite.model_source import resolve_model
+from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.models import build_model
-from robustbench_lite.recipe import load_recipe
-from robustbench_lite.training import train
-from robustbench_lite.training_data import TrainingData
+from robustbench_lite.training.data import TrainingData
+from robustbench_lite.training.loop import train
+from robustbench_lite.training.recipe import load_recipe
 
 cw_l2 = as_function(CwL2, "cw_l2")
 
@@ -105,7 +105,7 @@ def test_an_interrupted_evaluation_ends_with_the_same_bytes(checkpoint, tmp_path
 
 
 def test_the_verifier_turns_tf32_off(checkpoint):
-    from robustbench_lite.verifier import plain_numerics
+    from robustbench_lite.core.numerics import plain_numerics
 
     torch.backends.cuda.matmul.allow_tf32 = True
     try:

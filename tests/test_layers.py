@@ -21,14 +21,14 @@ MAY_IMPORT = {
 }
 # The only files that may touch the global generators, each of which restores or scopes them.
 MAY_SEED = {
-    "attacks/random_numbers.py",  # its `seeded`
-    "robustbench_lite/numerics.py",
-    "robustbench_lite/training.py",
-    "robustbench_lite/transfer_measurement.py",
+    "robustbench_lite/core/random_numbers.py",  # its `seeded`
+    "robustbench_lite/core/numerics.py",
+    "robustbench_lite/training/loop.py",
+    "robustbench_lite/transfer/measurement.py",
 }
 ADAPTERS = {
-    "attacks/torchattacks_adapter.py": {"torchattacks"},
-    "attacks/reference_autoattack.py": {"pyautoattack"},
+    "attacks/adapters/torchattacks.py": {"torchattacks"},
+    "attacks/adapters/pyautoattack.py": {"pyautoattack"},
 }
 ATTACK_PACKAGES = {
     *("torchattacks", "pyautoattack", "autoattack", "robustbench", "foolbox", "art"),
@@ -124,21 +124,24 @@ def test_the_lists_of_exceptions_name_files_that_exist_and_need_them() -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("attacks/a.py", "from robustbench_lite.training import train"),
+        ("attacks/a.py", "from robustbench_lite.training.loop import train"),
         ("attacks/a.py", "from robustbench_lite import training"),
         ("attacks/a.py", "import robustbench_lite"),
-        ("attacks/a.py", "def f():\n    from robustbench_lite.defenses.trades import Trades"),
-        ("attacks/a.py", "X = 'robustbench_lite.defenses.trades:Trades'"),
+        (
+            "attacks/a.py",
+            "def f():\n    from robustbench_lite.defenses.methods.trades import Trades",
+        ),
+        ("attacks/a.py", "X = 'robustbench_lite.defenses.methods.trades:Trades'"),
         ("attacks/a.py", "from robustbench_lite.attacks_of_another import x"),
         ("attacks/a.py", "from . import pgd"),
         ("attacks/a.py", "from .pgd import pgd"),
-        ("defenses/d.py", "import robustbench_lite.leaderboard.table"),
+        ("defenses/d.py", "import robustbench_lite.leaderboard.table.build"),
         ("defenses/d.py", "from robustbench_lite.models import build_model"),
-        ("leaderboard/l.py", "from robustbench_lite.attacks.errors import InputError"),
+        ("leaderboard/l.py", "from robustbench_lite.core.errors import InputError"),
         ("robustbench_lite/r.py", "import torchattacks"),
         ("robustbench_lite/cli/r.py", "def f():\n    import torchattacks"),
-        ("attacks/torchattacks_adapter.py", "import pyautoattack"),
-        ("attacks/reference_autoattack.py", "from autoattack import AutoAttack"),
+        ("attacks/adapters/torchattacks.py", "import pyautoattack"),
+        ("attacks/adapters/pyautoattack.py", "from autoattack import AutoAttack"),
         ("robustbench_lite/r.py", "import sys\nsys.path.append('x')"),
         ("robustbench_lite/r.py", "from sys import path"),
         ("robustbench_lite/r.py", "print('x')"),
@@ -155,14 +158,14 @@ def test_a_breach_is_found(file: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("attacks/a.py", "from robustbench_lite.attacks.pgd import pgd"),
+        ("attacks/a.py", "from robustbench_lite.attacks.first_order.pgd import pgd"),
         ("attacks/a.py", "import robustbench_lite.attacks"),
-        ("attacks/a.py", '"""Not for robustbench_lite.training."""'),
+        ("attacks/a.py", '"""Not for robustbench_lite.training.loop."""'),
         ("defenses/d.py", "from robustbench_lite.attacks import pgd"),
-        ("leaderboard/l.py", "from robustbench_lite.leaderboard.table import Table"),
+        ("leaderboard/l.py", "from robustbench_lite.leaderboard.table.build import Table"),
         ("robustbench_lite/r.py", "from robustbench_lite.leaderboard import build_table"),
-        ("attacks/torchattacks_adapter.py", "import torch, torchattacks"),
-        ("attacks/random_numbers.py", "import torch\ntorch.manual_seed(0)"),
+        ("attacks/adapters/torchattacks.py", "import torch, torchattacks"),
+        ("robustbench_lite/core/random_numbers.py", "import torch\ntorch.manual_seed(0)"),
         ("robustbench_lite/cli/c.py", "print('x')"),
         ("defenses/d.py", "import torch\ng = torch.Generator().manual_seed(0)\ng.manual_seed(1)"),
         ("robustbench_lite/r.py", "import sys\nsys.modules, sys.stderr"),

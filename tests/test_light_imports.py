@@ -7,7 +7,7 @@ import sys
 STEPS = {
     "data sets": "from robustbench_lite.datasets import DATASETS, dataset_info\n"
     "[dataset_info(name) for name in DATASETS]",
-    "outliers": "from robustbench_lite.datasets.outliers import OUTLIERS\n"
+    "outliers": "from robustbench_lite.datasets.outliers.sources import OUTLIERS\n"
     "assert len(list(OUTLIERS)) == 15",
     "models": "from robustbench_lite.models import MODELS; list(MODELS.items())",
     "label losses": "from robustbench_lite.defenses.catalogue import LABEL_LOSSES\n"

@@ -157,7 +157,7 @@ def test_the_search_for_forbidden_imports_finds(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from robustbench_lite.attacks.pgd import pgd",
+        "from robustbench_lite.attacks.first_order.pgd import pgd",
         "import robustbench_lite",
         "from pyautoattack import AutoAttack",
         "import torchattacks",
@@ -224,7 +224,7 @@ heavy = lambda: [name for name in {HEAVY!r} if name in sys.modules]
 loaded = {{}}
 for module in (
     "robustbench_lite", "robustbench_lite.leaderboard", "robustbench_lite.cli",
-    "robustbench_lite.attacks.protocol", "robustbench_lite.recipe",
+    "robustbench_lite.attacks.protocol", "robustbench_lite.training.recipe",
 ):
     __import__(module)
     loaded[module] = heavy()

@@ -16,14 +16,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from submission_cases import from_checkpoint
 
-from robustbench_lite.attacks.errors import InputError
 from robustbench_lite.attacks.protocol import load_protocol, protocol_files
 from robustbench_lite.cli import main
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.messages import LONGEST
 from robustbench_lite.datasets import load_split
-from robustbench_lite.datasets.outlier_files import outliers_of_folder
-from robustbench_lite.recipe import load_recipe
+from robustbench_lite.datasets.outliers.files import outliers_of_folder
 from robustbench_lite.submission.manifest import read_manifest
+from robustbench_lite.training.recipe import load_recipe
 
 VALUES = [
     *(0, 1, -1, 2**63, 2**64, -(10**400), 10**400, 1.5, -0.0, math.inf, -math.inf, math.nan),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
-from robustbench_lite.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.verifier import verify
 
 LINF = ThreatModel("Linf", parse_eps("0.1"))
@@ -141,7 +141,7 @@ def test_half_precision_images_are_refused():
 def test_float32_is_plain_whichever_way_it_was_set_and_put_back_after(code):
     program = f"""
 import torch
-from robustbench_lite.verifier import _PLACES, plain_numerics
+from robustbench_lite.core.numerics import _PLACES, plain_numerics
 
 def state():
     said = [place.fp32_precision for place in _PLACES]

@@ -1,1 +1,1 @@
-"""Training recipes, one TOML each; read by `robustbench_lite.recipe`."""
+"""Training recipes, one TOML each; read by `robustbench_lite.training.recipe`."""

@@ -9,8 +9,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from robustbench_lite.allocator import keep_freed_memory
 from robustbench_lite.cli.parser import UsageError, build_parser
+from robustbench_lite.core.allocator import keep_freed_memory
 from robustbench_lite.core.messages import OneLine, shortened
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others, stop_line
 
@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a user's mistake (one line on stderr), 130 after Ctrl-C.
     """
-    from robustbench_lite.attacks.errors import InputError
-    from robustbench_lite.leaderboard.errors import ResultError
+    from robustbench_lite.core.errors import InputError, ResultError
 
     # Before torch is imported: OpenMP threads that sleep while they wait, instead of spinning.
     # On a machine with other work to do, spinning makes small networks many times slower.

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import csv_cell
-from robustbench_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from robustbench_lite.leaderboard.per_class import ClassSet, PerClass
+    from robustbench_lite.leaderboard.statistics.per_class import ClassSet, PerClass
 
 HEADINGS = (
     *("Classes", "Images", "Clean", "95% interval", "Robust", "95% interval"),
@@ -31,7 +31,7 @@ CLASS_MEANS = "Class mean: of the classes' own values, because their numbers of 
 def run(arguments: argparse.Namespace) -> None:
     """Print one table of all the results."""
     from robustbench_lite.leaderboard import load_readable
-    from robustbench_lite.leaderboard.per_class import load_per_class
+    from robustbench_lite.leaderboard.statistics.per_class import load_per_class
 
     under = None if arguments.under is None else _labels(arguments.under)
 
@@ -77,7 +77,7 @@ def _sets(result: PerClass) -> Iterator[tuple[str, ClassSet]]:
 
 def _ranges(labels: Sequence[int]) -> str:
     """(0, 1, 2, 5) to "0-2, 5"."""
-    from robustbench_lite.leaderboard.display import shortened
+    from robustbench_lite.leaderboard.table.text import shortened
 
     runs: list[list[int]] = []
     for label in labels:
@@ -100,7 +100,7 @@ def _class_title(result: PerClass, one: ClassSet) -> str:
 
 def _grid(result: PerClass) -> list[list[str]]:
     """The rows of one result, as text."""
-    from robustbench_lite.leaderboard.display import percent
+    from robustbench_lite.leaderboard.table.text import percent
 
     rows = [_row(_class_title(result, one), one) for one in result.classes]
     for title, one in _sets(result):
@@ -114,7 +114,7 @@ def _grid(result: PerClass) -> list[list[str]]:
 
 
 def _row(title: str, one: ClassSet) -> list[str]:
-    from robustbench_lite.leaderboard.display import interval, percent
+    from robustbench_lite.leaderboard.table.text import interval, percent
 
     cells = [title, str(one.clean.n)]
     for accuracy in (one.clean, one.robust):
@@ -124,7 +124,7 @@ def _row(title: str, one: ClassSet) -> list[str]:
 
 def _heading(result: PerClass) -> str:
     """What was measured: one line."""
-    from robustbench_lite.leaderboard.display import examples, plain, shortened
+    from robustbench_lite.leaderboard.table.text import examples, plain, shortened
 
     about = result.result
     name = shortened(plain(about.name), TITLE_WIDTH)
@@ -171,7 +171,7 @@ def _markdown(results: Sequence[PerClass]) -> str:
 
 def _code(text: str) -> str:
     """Text from outside as a code span, which shows it as it is, in a table too."""
-    from robustbench_lite.leaderboard.display import plain
+    from robustbench_lite.leaderboard.table.text import plain
 
     return "`" + plain(text).replace("`", "'").replace("|", "\\|") + "`"
 

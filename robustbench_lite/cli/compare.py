@@ -8,9 +8,9 @@ import argparse
 def run(arguments: argparse.Namespace) -> None:
     """Print the comparison."""
     from robustbench_lite.leaderboard import load_result
-    from robustbench_lite.leaderboard.comparison import compare
-    from robustbench_lite.leaderboard.comparison_formats import render_comparison
-    from robustbench_lite.leaderboard.per_class import stored_labels
+    from robustbench_lite.leaderboard.statistics.comparison import compare
+    from robustbench_lite.leaderboard.statistics.per_class import stored_labels
+    from robustbench_lite.leaderboard.table.comparison import render_comparison
 
     a, b = load_result(arguments.a), load_result(arguments.b)
     labels, source = stored_labels(arguments.a, a), a

@@ -11,14 +11,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
-    from robustbench_lite.model_source import LoadedModel
 
 _SHOWN = (("AUROC", "auroc"), ("FPR95", "fpr95_at_least"))
 
@@ -28,10 +28,10 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from robustbench_lite.attacks.threat_model import parse_eps
+    from robustbench_lite.core.numerics import choose_device
+    from robustbench_lite.core.storage import write_sealed_json
     from robustbench_lite.datasets import load_split
-    from robustbench_lite.detection import DetectionSettings, evaluate_detection
-    from robustbench_lite.numerics import choose_device
-    from robustbench_lite.storage import write_sealed_json
+    from robustbench_lite.detection.evaluate import DetectionSettings, evaluate_detection
 
     if arguments.out and not _may_be_written(Path(arguments.out)):
         raise InputError(f"--out {arguments.out} is there and no result of rbl detect")
@@ -73,8 +73,8 @@ def _may_be_written(out: Path) -> bool:
 
 
 def _checkpoint(folder: str) -> LoadedModel:
-    from robustbench_lite.checkpoint import near_paths
-    from robustbench_lite.model_source import resolve_model
+    from robustbench_lite.checkpoints.checkpoint import near_paths
+    from robustbench_lite.checkpoints.model_source import resolve_model
 
     path = Path(folder)
     if not path.exists():
@@ -86,8 +86,8 @@ def _load(
     sources: Sequence[str], data: Split, n: int, seed: int, data_dir: str | None
 ) -> dict[str, Tensor]:
     """At most `n` outliers of each source, made like the inliers that are evaluated."""
-    from robustbench_lite.datasets.outliers import load_outliers
-    from robustbench_lite.defenses.outliers import Outliers
+    from robustbench_lite.datasets.outliers.sources import load_outliers
+    from robustbench_lite.defenses.contract import Outliers
 
     like = data.subset(range(n))
     found = {}

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _versions() -> dict[str, str]:
-    from robustbench_lite.provenance import current_versions, git_commit
+    from robustbench_lite.core.provenance import current_versions, git_commit
 
     return {**current_versions(), "commit": git_commit() or "installed, not a checkout"}
 
@@ -57,7 +57,7 @@ def _machine() -> dict[str, str]:
 def _torch() -> dict[str, str]:
     import torch
 
-    from robustbench_lite.numerics import device_name
+    from robustbench_lite.core.numerics import device_name
 
     devices = [device_name(torch.device(f"cuda:{i}")) for i in range(torch.cuda.device_count())]
     if torch.cuda.is_available():

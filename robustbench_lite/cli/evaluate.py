@@ -8,25 +8,25 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others
 
 if TYPE_CHECKING:
     import torch
 
     from robustbench_lite.attacks.protocol import Protocol
+    from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
-    from robustbench_lite.evaluation import Settings
-    from robustbench_lite.model_source import LoadedModel
+    from robustbench_lite.evaluation.evaluate import Settings
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the row, and say where the result lies."""
     from robustbench_lite.cli.progress import evaluation_bar
-    from robustbench_lite.evaluation import evaluate
+    from robustbench_lite.core.numerics import choose_device
+    from robustbench_lite.evaluation.evaluate import evaluate
+    from robustbench_lite.evaluation.workers import join_workers, start_workers
     from robustbench_lite.leaderboard import build_table, load_result, render
-    from robustbench_lite.numerics import choose_device
-    from robustbench_lite.workers import join_workers, start_workers
 
     same_command_resumes(not arguments.plan)
     if arguments.workers != 1 and not started_with_others():
@@ -66,9 +66,9 @@ def _prepared(
 ) -> tuple[LoadedModel, Split, Protocol, Settings]:
     """What is evaluated on what and how, from the command line."""
     from robustbench_lite.attacks.protocol import load_protocol
+    from robustbench_lite.checkpoints.model_source import resolve_model
     from robustbench_lite.datasets import dataset_info, load_split
-    from robustbench_lite.evaluation import Settings
-    from robustbench_lite.model_source import resolve_model
+    from robustbench_lite.evaluation.evaluate import Settings
 
     if (arguments.checkpoint is None) == (arguments.model is None):
         raise InputError("give either a CHECKPOINT folder or --model FACTORY")
@@ -108,11 +108,10 @@ def _print_plan(
     """What the evaluation would cost, on the network and the threads that it would use."""
     import torch
 
-    from robustbench_lite.attacks.search_network import search_network
-    from robustbench_lite.network_errors import passes_of
-    from robustbench_lite.numerics import deterministic
-    from robustbench_lite.plan import make_plan, render_plan
-    from robustbench_lite.verifier import plain_numerics
+    from robustbench_lite.attacks.acceleration.search_network import search_network
+    from robustbench_lite.checkpoints.user_network import passes_of
+    from robustbench_lite.core.numerics import deterministic, plain_numerics
+    from robustbench_lite.evaluation.cost_plan import make_plan, render_plan
 
     filled = settings.filled(device)
     x = data.subset(torch.arange(min(n, len(data), 100))).to(device).pixels(slice(0, 100))

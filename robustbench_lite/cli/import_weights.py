@@ -6,13 +6,13 @@ import argparse
 import tomllib
 from pathlib import Path
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Import, and say what was renamed and dropped."""
+    from robustbench_lite.checkpoints.import_weights import import_weights
     from robustbench_lite.datasets import dataset_info
-    from robustbench_lite.weights_import import import_weights
 
     info = dataset_info(arguments.dataset)
     plain = arguments.normalization == "none"

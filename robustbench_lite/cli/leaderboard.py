@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from robustbench_lite.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, or write it where `--out` says; a line names each file left out."""
+    from robustbench_lite.core.storage import write_text
     from robustbench_lite.leaderboard import (
         build_table,
         load_readable,
@@ -17,9 +18,8 @@ def run(arguments: argparse.Namespace) -> None:
         render,
         render_page,
     )
-    from robustbench_lite.leaderboard.published_files import load_published
-    from robustbench_lite.leaderboard.reported import reported_rows
-    from robustbench_lite.storage import write_text
+    from robustbench_lite.leaderboard.published.load import load_published
+    from robustbench_lite.leaderboard.published.reported import reported_rows
 
     reported = reported_rows(load_published(name) for name in dict.fromkeys(arguments.reported))
     results = load_readable(arguments.results, load_result)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from robustbench_lite.attacks.registry import Entry
+from robustbench_lite.core.registry import Entry
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _rows(kind: str) -> list[tuple[str, str, str]]:
     if kind == "recipes":
-        from robustbench_lite.recipe import recipe_files
+        from robustbench_lite.training.recipe import recipe_files
 
         return [(name, _first_comment(path), "") for name, path in recipe_files().items()]
     if kind == "protocols":
@@ -47,7 +47,7 @@ def _registry(kind: str) -> Mapping[str, Entry]:
 
         return MODELS
     if kind == "outliers":
-        from robustbench_lite.datasets.outliers import OUTLIERS
+        from robustbench_lite.datasets.outliers.sources import OUTLIERS
 
         return OUTLIERS
     from robustbench_lite.datasets import DATASETS

@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from robustbench_lite.datasets import Split
-    from robustbench_lite.leaderboard.gallery import Exhibit
-    from robustbench_lite.ledger import Ledger
+    from robustbench_lite.evaluation.ledger import Ledger
+    from robustbench_lite.leaderboard.plots.gallery import Exhibit
 
 Draw = Callable[[argparse.Namespace], Callable[[], "Figure"]]
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw, and write the file that `--out` names."""
-    from robustbench_lite.leaderboard.plot_files import FORMATS, plot_bytes
-    from robustbench_lite.storage import write_bytes
+    from robustbench_lite.core.storage import write_bytes
+    from robustbench_lite.leaderboard.plots.files import FORMATS, plot_bytes
 
     out = Path(arguments.out or f"{arguments.kind}.svg")
     format = out.suffix.removeprefix(".").lower()
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
     from robustbench_lite.leaderboard import load_readable, load_result
-    from robustbench_lite.leaderboard.curves import security_curve
+    from robustbench_lite.leaderboard.plots.accuracy_curves import security_curve
 
     results = load_readable(arguments.inputs, load_result)
     return lambda: security_curve(results)
@@ -49,14 +49,14 @@ def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
 
 def _steps(arguments: argparse.Namespace) -> Callable[[], Figure]:
     from robustbench_lite.leaderboard import load_readable, load_result
-    from robustbench_lite.leaderboard.curves import steps_curve
+    from robustbench_lite.leaderboard.plots.accuracy_curves import steps_curve
 
     results = load_readable(arguments.inputs, load_result)
     return lambda: steps_curve(results)
 
 
 def _training(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard.training_curves import load_run, training_curves
+    from robustbench_lite.leaderboard.plots.training_curves import load_run, training_curves
 
     runs = [load_run(folder) for folder in arguments.inputs]
     return lambda: training_curves(runs)
@@ -66,8 +66,8 @@ def _classes(arguments: argparse.Namespace) -> Callable[[], Figure]:
     from robustbench_lite.cli.classes import number_of_classes
     from robustbench_lite.datasets import dataset_info
     from robustbench_lite.leaderboard import load_readable
-    from robustbench_lite.leaderboard.class_bars import class_bars
-    from robustbench_lite.leaderboard.per_class import PerClass, load_per_class
+    from robustbench_lite.leaderboard.plots.class_bars import class_bars
+    from robustbench_lite.leaderboard.statistics.per_class import PerClass, load_per_class
 
     def load(path: Path) -> PerClass:
         classes = number_of_classes(path)
@@ -83,9 +83,9 @@ def _classes(arguments: argparse.Namespace) -> Callable[[], Figure]:
 def _gallery(arguments: argparse.Namespace) -> Callable[[], Figure]:
     """The evidence of one attack of one result, beside the clean images of the data set."""
     from robustbench_lite.datasets import load_split
+    from robustbench_lite.evaluation.ledger import Ledger, read_header
     from robustbench_lite.leaderboard import load_result
-    from robustbench_lite.leaderboard.gallery import gallery
-    from robustbench_lite.ledger import Ledger, read_header
+    from robustbench_lite.leaderboard.plots.gallery import gallery
 
     if len(arguments.inputs) != 1:
         raise InputError("a gallery is of one result: give one folder")
@@ -121,8 +121,8 @@ def _exhibits(ledger: Ledger, attack: str, data: Split, norm: str, n: int) -> li
     import torch
 
     from robustbench_lite.datasets import dataset_info
-    from robustbench_lite.evidence import decompress
-    from robustbench_lite.leaderboard.gallery import Exhibit
+    from robustbench_lite.evaluation.evidence import decompress
+    from robustbench_lite.leaderboard.plots.gallery import Exhibit
 
     names = dataset_info(data.name).class_names
     exhibits: list[Exhibit] = []

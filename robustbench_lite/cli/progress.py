@@ -11,8 +11,8 @@ from robustbench_lite.core.plain_text import plain
 if TYPE_CHECKING:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    from robustbench_lite.evaluation import Progress
-    from robustbench_lite.training import TrainingProgress
+    from robustbench_lite.evaluation.evaluate import Progress
+    from robustbench_lite.training.loop import TrainingProgress
 
 
 def training_bar() -> Callable[[TrainingProgress], None]:

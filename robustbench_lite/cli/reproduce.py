@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
+    from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
-    from robustbench_lite.leaderboard.published_numbers import PublishedTable, Row
-    from robustbench_lite.model_source import LoadedModel
-    from robustbench_lite.reproduction_bench import Terms
+    from robustbench_lite.leaderboard.published.records import PublishedTable, Row
+    from robustbench_lite.reproduction.measure import Terms
 
 
 def run(arguments: argparse.Namespace) -> None:
     """List, check, show, or measure and compare; then print, or write where `--out` says."""
-    from robustbench_lite.storage import write_text
+    from robustbench_lite.core.storage import write_text
 
     _check_arguments(arguments)
     if arguments.list or arguments.check:
@@ -62,8 +62,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _listed(arguments: argparse.Namespace) -> str:
-    from robustbench_lite.leaderboard.published_files import load_published, published_names
-    from robustbench_lite.leaderboard.published_formats import render_list
+    from robustbench_lite.leaderboard.published.formats import render_list
+    from robustbench_lite.leaderboard.published.load import load_published, published_names
 
     return render_list(
         [load_published(name) for name in published_names()], format=arguments.format
@@ -71,9 +71,9 @@ def _listed(arguments: argparse.Namespace) -> str:
 
 
 def _checked(arguments: argparse.Namespace) -> str:
-    from robustbench_lite.leaderboard.published_checks import check_published
-    from robustbench_lite.leaderboard.published_files import load_published, published_names
-    from robustbench_lite.leaderboard.published_formats import render_findings
+    from robustbench_lite.leaderboard.published.consistency import check_published
+    from robustbench_lite.leaderboard.published.formats import render_findings
+    from robustbench_lite.leaderboard.published.load import load_published, published_names
 
     everything = [load_published(name) for name in published_names()]
     tables = everything if arguments.table is None else [load_published(arguments.table)]
@@ -81,8 +81,8 @@ def _checked(arguments: argparse.Namespace) -> str:
 
 
 def _table(arguments: argparse.Namespace) -> str:
-    from robustbench_lite.leaderboard.published_files import load_published
-    from robustbench_lite.leaderboard.published_formats import render_table
+    from robustbench_lite.leaderboard.published.formats import render_table
+    from robustbench_lite.leaderboard.published.load import load_published
 
     table = load_published(arguments.table)
     rows = table.choose(arguments.rows)
@@ -95,8 +95,8 @@ def _table(arguments: argparse.Namespace) -> str:
 
 def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
     from robustbench_lite.cli.progress import evaluation_bar, training_bar
-    from robustbench_lite.leaderboard.reproduction_formats import render_reproductions
-    from robustbench_lite.stand_ins import StandIns, compare_stand_ins
+    from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
+    from robustbench_lite.reproduction.small_scale import StandIns, compare_stand_ins
 
     if not any(row.stand_in for row in rows):
         raise InputError(f"no row chosen of {table.id} has a stand-in: no small recipe of a method")
@@ -114,8 +114,8 @@ def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[
 
 def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
     from robustbench_lite.cli.progress import evaluation_bar
-    from robustbench_lite.leaderboard.reproduction_formats import render_reproductions
-    from robustbench_lite.reproduction import assign, compare_rows
+    from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
+    from robustbench_lite.reproduction.compare import assign, compare_rows
 
     terms = _terms(arguments)
     if arguments.train:
@@ -131,7 +131,7 @@ def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[R
 
 def _loaded(written: str, rows: Sequence[Row]) -> tuple[str, LoadedModel]:
     """The row that was named before an equals sign, if any, and the checkpoint."""
-    from robustbench_lite.model_source import resolve_model
+    from robustbench_lite.checkpoints.model_source import resolve_model
 
     named, equals, path = written.partition("=")
     if not equals or Path(written).exists():
@@ -143,12 +143,12 @@ def _loaded(written: str, rows: Sequence[Row]) -> tuple[str, LoadedModel]:
 
 def _trained(arguments: argparse.Namespace, row: Row) -> list[LoadedModel]:
     """The networks of a row's recipe, one for each seed; trained where they are not there."""
+    from robustbench_lite.checkpoints.model_source import resolve_model
     from robustbench_lite.cli.progress import training_bar
+    from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.datasets import load_split
-    from robustbench_lite.model_source import resolve_model
-    from robustbench_lite.numerics import choose_device
-    from robustbench_lite.recipe import load_recipe
-    from robustbench_lite.training import train
+    from robustbench_lite.training.loop import train
+    from robustbench_lite.training.recipe import load_recipe
 
     own = load_recipe(row.recipe).training.seed
     found = []
@@ -178,9 +178,9 @@ def _seeds(text: str) -> list[int]:
 
 def _terms(arguments: argparse.Namespace) -> Terms:
     from robustbench_lite.cli.evaluate import default_folder
-    from robustbench_lite.evaluation import Settings
-    from robustbench_lite.numerics import choose_device
-    from robustbench_lite.reproduction_bench import Terms
+    from robustbench_lite.core.numerics import choose_device
+    from robustbench_lite.evaluation.evaluate import Settings
+    from robustbench_lite.reproduction.measure import Terms
 
     results = Path(arguments.results)
 

@@ -43,8 +43,8 @@ def recipe_toml(name: str) -> str:
         InputError: for what `load_recipe` refuses.
     """
     from robustbench_lite.core.toml_text import toml_value
-    from robustbench_lite.recipe import SECTIONS, load_recipe, recipe_path
-    from robustbench_lite.recipe_expansion import expand, shipped_files
+    from robustbench_lite.training.recipe import SECTIONS, load_recipe, recipe_path
+    from robustbench_lite.training.recipe_expansion import expand, shipped_files
 
     load_recipe(name)  # what is shown can be trained
     path = recipe_path(name)
@@ -70,7 +70,7 @@ def _is_comment(line: str) -> bool:
 def _table(name: str, table: Mapping[str, Any], comments: Mapping[str, str]) -> Iterator[str]:
     """Lines of a section: its own values, then its tables."""
     from robustbench_lite.core.toml_text import toml_key, toml_value
-    from robustbench_lite.recipe_expansion import WHOLE
+    from robustbench_lite.training.recipe_expansion import WHOLE
 
     inner = {key for key in table if isinstance(table[key], dict) and (name, key) not in WHOLE}
     yield f"[{name}]"
@@ -93,9 +93,9 @@ def protocol_toml(name: str) -> str:
     Raises:
         InputError: for an unknown name, or a file that does not exist.
     """
-    from robustbench_lite.attacks.errors import InputError
     from robustbench_lite.attacks.protocol import protocol_files
-    from robustbench_lite.attacks.registry import unknown_name
+    from robustbench_lite.core.errors import InputError
+    from robustbench_lite.core.registry import unknown_name
 
     shipped = protocol_files()
     if not name.endswith(".toml") and name not in shipped:

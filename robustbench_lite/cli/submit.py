@@ -7,11 +7,11 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
-    from robustbench_lite.submission.checks import Place
     from robustbench_lite.submission.isolation import Limits
+    from robustbench_lite.submission.review import Place
 
 _REFUSED = 1  # exit code
 
@@ -28,8 +28,8 @@ def new(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> int:
     """Print the findings and the verdict; exit code 1 for a refusal."""
-    from robustbench_lite.submission.checks import check as check_submission
     from robustbench_lite.submission.findings import render, verdict
+    from robustbench_lite.submission.review import check as check_submission
 
     if arguments.examples < 1:
         raise InputError(f"--examples {arguments.examples} must be at least 1")
@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Print what holds and what does not; exit code 1 when the entry is refused."""
-    from robustbench_lite.submission.bench import Sample
     from robustbench_lite.submission.findings import render, verdict
+    from robustbench_lite.submission.recheck import Sample
     from robustbench_lite.submission.verification import verify_entry
 
     entry = Path(arguments.entry)
@@ -87,9 +87,9 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def _place(arguments: argparse.Namespace) -> Place:
-    from robustbench_lite.evaluation import Settings
-    from robustbench_lite.numerics import choose_device
-    from robustbench_lite.submission.checks import Place
+    from robustbench_lite.core.numerics import choose_device
+    from robustbench_lite.evaluation.evaluate import Settings
+    from robustbench_lite.submission.review import Place
 
     Settings(batch_size=arguments.batch_size, threads=arguments.threads)  # refuses 0 and less
     # Absolute: submitted code runs in another folder.

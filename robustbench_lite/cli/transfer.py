@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
 if TYPE_CHECKING:
     from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-    from robustbench_lite.model_source import LoadedModel
+    from robustbench_lite.checkpoints.model_source import LoadedModel
 
 _HEADINGS = ("Source", "Target", "Clean", "Kept", "of", "Same label", "Accuracy", "95%")
 
@@ -23,10 +23,10 @@ _HEADINGS = ("Source", "Target", "Clean", "Kept", "of", "Same label", "Accuracy"
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print the table, and say where the file lies."""
     from robustbench_lite.attacks.protocol import load_protocol
+    from robustbench_lite.checkpoints.model_source import resolve_model
+    from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.datasets import dataset_info, load_split
-    from robustbench_lite.model_source import resolve_model
-    from robustbench_lite.numerics import choose_device
-    from robustbench_lite.transfer import FILE, evaluate_transfer
+    from robustbench_lite.transfer.evaluate import FILE, evaluate_transfer
 
     protocol = load_protocol(arguments.protocol, eps=arguments.eps)
     spec = _chosen(protocol, arguments.attack)
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _chosen(protocol: Protocol, name: str | None) -> AttackSpec:
     """The attack of that name; an only attack needs none."""
-    from robustbench_lite.attacks.registry import unknown_name
+    from robustbench_lite.core.registry import unknown_name
 
     specs = {spec.name: spec for spec in protocol.attacks}
     if name is None and len(specs) == 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.datasets.catalog import DATASETS, SPLITS, DatasetInfo, dataset_info
+from robustbench_lite.datasets.catalogue import DATASETS, SPLITS, DatasetInfo, dataset_info
 
 if TYPE_CHECKING:
     from robustbench_lite.datasets.augmentation import pad_crop_flip

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.datasets.catalog import DatasetInfo
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.datasets.catalogue import DatasetInfo
 
 
 class Arrays(NamedTuple):

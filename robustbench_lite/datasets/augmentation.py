@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 
 
 def pad_crop_flip(

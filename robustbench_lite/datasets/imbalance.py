@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustbench_lite.attacks.registry import Entry, Registry
-from robustbench_lite.errors import InputError
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.datasets.archives import ARCHIVES, Archive, file_hash
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import Arrays, check_arrays, content_hash
-from robustbench_lite.datasets.catalog import DatasetInfo, check_split_name, dataset_info
-from robustbench_lite.datasets.decoded_cache import cache_path, decode_once, file_identity
+from robustbench_lite.datasets.catalogue import DatasetInfo, check_split_name, dataset_info
+from robustbench_lite.datasets.readers.archives import ARCHIVES, Archive, file_hash
+from robustbench_lite.datasets.readers.decoded_cache import cache_path, decode_once, file_identity
 from robustbench_lite.datasets.splits import Source, Split
 
 CACHE_VARIABLE = "ROBUSTBENCH_LITE_CACHE"
@@ -81,7 +81,7 @@ def load_split(
 
 
 def _embedded(info: DatasetInfo, split: str, folder: Path | None) -> Split:
-    from robustbench_lite.datasets.digits import read_digits
+    from robustbench_lite.datasets.sets.digits import read_digits
 
     if folder is not None:
         raise InputError(
@@ -142,8 +142,8 @@ def _download_plan(info: DatasetInfo, split: str, cache: Path, progress: bool) -
     archives = ARCHIVES[info.name][split]
 
     def read() -> Arrays:
-        from robustbench_lite.datasets.download import fetch
-        from robustbench_lite.datasets.official import read_official
+        from robustbench_lite.datasets.readers.download import fetch
+        from robustbench_lite.datasets.readers.official import read_official
 
         files = fetch(archives, cache / info.name, progress=progress)
         return read_official(files, info, split)
@@ -153,7 +153,7 @@ def _download_plan(info: DatasetInfo, split: str, cache: Path, progress: bool) -
 
 
 def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
-    from robustbench_lite.datasets.parquet import find_shards, read_parquet
+    from robustbench_lite.datasets.readers.parquet import find_shards, read_parquet
 
     shards = find_shards(folder, info, split)
     if shards:
@@ -167,7 +167,7 @@ def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
         raise InputError(_nothing_found(info, split, folder, archives, candidates))
 
     def read() -> Arrays:
-        from robustbench_lite.datasets.official import read_official
+        from robustbench_lite.datasets.readers.official import read_official
 
         files = [_official_file(*pair) for pair in zip(candidates, archives, strict=True)]
         return read_official(files, info, split)
@@ -179,7 +179,7 @@ def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
 
 def _official_file(candidates: list[Path], archive: Archive) -> Path:
     """The candidate with the pinned hash: MNIST and Fashion-MNIST share their file names."""
-    from robustbench_lite.datasets.download import verify
+    from robustbench_lite.datasets.readers.download import verify
 
     for path in candidates[:-1]:
         if file_hash(path, archive.known_hash) == archive.known_hash:

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import content_hash
-from robustbench_lite.datasets.catalog import DATASETS, KNOWN_VARIANTS, dataset_info
+from robustbench_lite.datasets.catalogue import DATASETS, KNOWN_VARIANTS, dataset_info
 
 Source = Literal["official archive", "local parquet", "embedded", "in memory"]
 

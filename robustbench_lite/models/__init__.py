@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.attacks.registry import Entry, Registry
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from torch import nn

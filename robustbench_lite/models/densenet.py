@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.models.classifier import Classifier
 
 _BLOCKS = 3

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.models.classifier import Classifier, HeadKind, make_head
 from robustbench_lite.models.random_masks import (
     MaskDraw,

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.errors import InputError
-from robustbench_lite.attacks.random_numbers import fold_seed
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.random_numbers import fold_seed
 
 MaskPattern = Literal["free", "same"]
 

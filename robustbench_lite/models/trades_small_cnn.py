@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.errors import InputError
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.models.classifier import Classifier
 
 _SMALLEST = 16

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.messages import LONGEST, shortened
 from robustbench_lite.core.plain_text import plain
-from robustbench_lite.errors import InputError
 
 Level = Literal["error", "warning", "ok"]
 _LEVELS: tuple[Level, ...] = ("error", "warning", "ok")

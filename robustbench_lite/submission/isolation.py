@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.processes import of_this_parent
 from robustbench_lite.core.stopping import add_child, forget_child, held, temporary_folder
-from robustbench_lite.errors import InputError
-from robustbench_lite.processes import of_this_parent
 
 _LOOK = 0.1  # seconds between two looks at the process
 _KEPT_NAMES = {"PATH", "HOME", "LANG", "TZ", "VIRTUAL_ENV"}
@@ -54,7 +54,7 @@ class Limits:
 def run_isolated(
     job: str, request: Mapping[str, object], limits: Limits, *, quiet: bool
 ) -> dict[str, object]:
-    """Run a job of `robustbench_lite.submission.worker` and return its answer.
+    """Run a job of `robustbench_lite.submission.isolated_job` and return its answer.
 
     Args:
         job: name of the job.
@@ -75,7 +75,13 @@ def run_isolated(
         with log.open("wb") as printed:
             with held():  # it is ended with this process from its first moment
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "robustbench_lite.submission.worker", folder],
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "robustbench_lite.submission.isolated_job",
+                        folder,
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=printed,
                     stderr=printed if quiet else None,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_lite.attacks.protocol import Protocol, load_protocol
-from robustbench_lite.attacks.registry import unknown_name
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.registry import unknown_name
 from robustbench_lite.datasets import DatasetInfo, dataset_info
-from robustbench_lite.errors import InputError
 from robustbench_lite.models import MODELS
 from robustbench_lite.submission.findings import Finding
 

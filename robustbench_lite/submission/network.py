@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from robustbench_lite.checkpoint import (
+from robustbench_lite.checkpoints.card import Card, function_fields, network_of
+from robustbench_lite.checkpoints.checkpoint import (
     check_weights,
     network_digest,
     network_without_weights,
     parameter_count,
     put_on_device,
 )
-from robustbench_lite.checkpoint_card import Card, function_fields, network_of
-from robustbench_lite.model_source import LoadedModel, load_factory
+from robustbench_lite.checkpoints.model_source import LoadedModel, load_factory
 from robustbench_lite.submission.manifest import CODE, WEIGHTS, Manifest
 
 

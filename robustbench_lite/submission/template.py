@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustbench_lite.checkpoint import WEIGHTS_FILE, load_checkpoint
-from robustbench_lite.checkpoint_card import Card
+from robustbench_lite.checkpoints.card import Card
+from robustbench_lite.checkpoints.checkpoint import WEIGHTS_FILE, load_checkpoint
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.storage import write_bytes, write_text
 from robustbench_lite.core.toml_text import toml_value
-from robustbench_lite.errors import InputError
-from robustbench_lite.storage import write_bytes, write_text
 from robustbench_lite.submission.manifest import CODE, FILE, NAME, PLACEHOLDER, WEIGHTS, file_hash
 
 _MANIFEST = """\

@@ -9,20 +9,17 @@ from typing import Any
 
 import torch
 
+from robustbench_lite.checkpoints.model_source import LoadedModel
+from robustbench_lite.checkpoints.user_network import passes_of
+from robustbench_lite.core.errors import InputError, ResultError
+from robustbench_lite.core.numerics import deterministic, plain_numerics
+from robustbench_lite.core.provenance import current_versions
+from robustbench_lite.core.storage import write_json
 from robustbench_lite.datasets import Split, load_split
-from robustbench_lite.errors import InputError
 from robustbench_lite.leaderboard import load_result
-from robustbench_lite.leaderboard.entries import VERIFICATION_FILE
-from robustbench_lite.leaderboard.errors import ResultError
-from robustbench_lite.leaderboard.records import Result
-from robustbench_lite.leaderboard.statistics import pack_labels
-from robustbench_lite.model_source import LoadedModel
-from robustbench_lite.network_errors import passes_of
-from robustbench_lite.numerics import deterministic
-from robustbench_lite.provenance import current_versions
-from robustbench_lite.storage import write_json
-from robustbench_lite.submission.bench import Bench, Sample
-from robustbench_lite.submission.checks import CLAIM_TOLERANCE, Place
+from robustbench_lite.leaderboard.results.records import Result
+from robustbench_lite.leaderboard.results.submitted import VERIFICATION_FILE
+from robustbench_lite.leaderboard.statistics.accuracy import pack_labels
 from robustbench_lite.submission.entry import (
     ENTRY_FILE,
     EVIDENCE,
@@ -35,7 +32,8 @@ from robustbench_lite.submission.findings import Finding, as_records, from_recor
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, Manifest, file_hash
 from robustbench_lite.submission.network import load_network
-from robustbench_lite.verifier import plain_numerics
+from robustbench_lite.submission.recheck import Bench, Sample
+from robustbench_lite.submission.review import CLAIM_TOLERANCE, Place
 
 
 def verify_entry(

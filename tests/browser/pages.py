@@ -25,7 +25,7 @@ from test_leaderboard_page import hostile
 from test_leaderboard_reported import published
 
 from robustbench_lite.leaderboard import load_result, write_page
-from robustbench_lite.leaderboard.reported import reported_rows
+from robustbench_lite.leaderboard.published.reported import reported_rows
 
 STAGES = ("apgd_ce", "apgd_t", "fab_t", "square")
 FULL = "0123456789abcdef" * 4

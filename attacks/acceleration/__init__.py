@@ -1,0 +1,1 @@
+"""Faster networks to search on: same function, cheaper passes; never the verifier."""

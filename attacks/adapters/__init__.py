@@ -1,0 +1,1 @@
+"""Attacks of other packages behind our calling contract, one module a package."""

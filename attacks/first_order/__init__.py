@@ -1,0 +1,1 @@
+"""Gradient attacks outside AutoAttack: FGSM, PGD, Carlini-Wagner L2, BPDA."""

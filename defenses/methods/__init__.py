@@ -1,0 +1,1 @@
+"""One file a method: its hyperparameters, how it crafts, and its loss."""

@@ -1,0 +1,1 @@
+"""Stored results: found, read, and checked against themselves."""

@@ -1,0 +1,1 @@
+"""Intervals, ranks, paired tests, accuracy by class, detection metrics."""

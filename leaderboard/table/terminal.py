@@ -1,0 +1,71 @@
+"""The leaderboard in a terminal: aligned columns, the least important dropped when narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from robustbench_lite.leaderboard.results.records import MEASURED
+from robustbench_lite.leaderboard.table.columns import (
+    CAPTION,
+    NOTHING,
+    Column,
+    Row,
+    Section,
+    columns_for,
+    is_reported,
+    notes_for,
+    status_text,
+)
+from robustbench_lite.leaderboard.table.text import cells, padded, plain, shortened
+
+WIDTH = 100
+NAME_WIDTH = 28
+
+
+def render_terminal(sections: Sequence[Section]) -> str:
+    """One aligned table per group, at most 100 columns wide where names and attacks allow it."""
+    if not sections:
+        return f"{NOTHING}\n"
+    return "\n".join([*map(_terminal_table, sections), f"{CAPTION}\n"])
+
+
+def _terminal_table(section: Section) -> str:
+    columns = columns_for(section)
+    if not is_reported(section):
+        columns = [column for column in columns if column.heading != "Status"]
+    texts = {
+        column: [_shown(text) for text in (column.heading, *map(column.cell, section.rows))]
+        for column in columns
+    }
+    widths = {column: max(map(cells, column_texts)) for column, column_texts in texts.items()}
+    for column in sorted(columns, key=lambda column: column.dropped):
+        if column.dropped and _total(widths) > WIDTH:
+            del texts[column], widths[column]
+    lines = [
+        "  ".join(
+            padded(text, widths[column], right=column.right)
+            for text, column in zip(row_texts, texts, strict=True)
+        ).rstrip()
+        for row_texts in zip(*texts.values(), strict=True)
+    ]
+    rule = "─" * _total(widths)
+    statuses = [
+        shortened(f"  {_name(row)}: {plain(status_text(row))}", WIDTH)
+        for row in section.rows
+        if row["status"] != MEASURED and not is_reported(section)
+    ]
+    body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes_for(section), *statuses]
+    return "\n".join(body) + "\n"
+
+
+def _name(row: Row) -> str:
+    return _shown(str(row["name"]))
+
+
+def _shown(text: str) -> str:
+    return shortened(plain(text), NAME_WIDTH)
+
+
+def _total(widths: Mapping[Column, int]) -> int:
+    """Width of a table: its columns with two spaces between them."""
+    return sum(widths.values()) + 2 * (len(widths) - 1)

@@ -1,0 +1,128 @@
+"""Networks of the user's own code: whatever goes wrong in them ends in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.messages import described
+from robustbench_lite.core.numerics import is_out_of_memory
+
+
+class NetworkError(InputError):
+    """The code of a network raised something, or returned what is no logits."""
+
+
+class UserNetwork(nn.Module):
+    """A network whose code is the user's: every pass raises `NetworkError` or gives logits.
+
+    Logits are a floating-point tensor `(B, K)` on the device of the images, with the same K in
+    every pass. Whether they are finite is for those to look at who use them.
+
+    Args:
+        network: the user's.
+        name: of the network, for messages.
+    """
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        super().__init__()
+        self.network, self.name = network, name
+        self.training = network.training
+        self.classes: int | None = None  # K, once known
+
+    def forward(self, x: Tensor) -> Tensor:
+        with user_code(f"model {self.name} fails on images of shape {tuple(x.shape)}"):
+            logits: object = self.network(x)
+        found = check_logits(logits, x, name=f"model {self.name}", classes=self.classes)
+        if self.classes not in (None, found.shape[1]):
+            raise NetworkError(
+                f"model {self.name} gives {found.shape[1]} classes for {len(x)} images, and gave "
+                f"{self.classes} before: it must always give the same"
+            )
+        self.classes = found.shape[1]
+        return found
+
+
+def check_logits(logits: object, x: Tensor, *, name: str, classes: int | None) -> Tensor:
+    """What a network returned, if it has the form of logits.
+
+    Args:
+        logits: what it returned.
+        x: images (B, C, H, W) that it was given.
+        name: of the network, for the message.
+        classes: K that it should have, for the message; None where it is not known.
+
+    Raises:
+        NetworkError: for anything but a floating-point tensor (B, K) on the device of the images.
+    """
+    n, wanted = len(x), f"({len(x)}, {classes or 'K'})"
+    if not isinstance(logits, Tensor):
+        raise NetworkError(
+            f"{name} returns a {type(logits).__name__}; it must return logits {wanted}"
+        )
+    if not logits.is_floating_point() or logits.dim() != 2 or logits.shape[0] != n:
+        raise NetworkError(
+            f"{name} gives {tuple(logits.shape)} {logits.dtype} for {n} images; it must give "
+            f"floating-point logits {wanted}"
+        )
+    if logits.device != x.device:
+        raise NetworkError(f"{name} gives logits on {logits.device} for images on {x.device}")
+    return logits
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """A block that runs code of the user's: what it raises becomes one line.
+
+    `SystemExit` and other exceptions that end programs too: a network may not end the command.
+
+    Args:
+        what: fails if something is raised, for the message.
+
+    Raises:
+        NetworkError: for whatever is raised but Ctrl-C, our own lines, and a lack of memory, which
+            is not the network's fault.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, InputError):
+        raise
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise
+        raise NetworkError(f"{what}: {described(error)}") from error
+
+
+@contextmanager
+def passes_of(model: nn.Module, where: str = "") -> Iterator[None]:
+    """A block that runs a network, forwards and backwards; `where` begins the lines on its faults.
+
+    Outside of forward passes the code of a `UserNetwork` runs in backward passes and where it is
+    copied; an attack may also fail on gradients that such a network does not give. Of a network
+    that is not the user's code an exception is a fault of ours, and stays what it is.
+
+    Args:
+        model: the network.
+        where: what is being done.
+
+    Raises:
+        NetworkError: as of `user_code`. The system's own errors stay: they may be of our files.
+    """
+    try:
+        yield
+    except NetworkError as error:
+        if not where:
+            raise
+        raise NetworkError(f"{where}: {error}") from error
+    except (KeyboardInterrupt, InputError):
+        raise
+    except BaseException as error:
+        of_system = isinstance(error, OSError) and error.errno is not None
+        if not isinstance(model, UserNetwork) or of_system or is_out_of_memory(error):
+            raise
+        what = f"{where}: " if where else ""
+        what += f"fails on model {model.name}, perhaps in its backward pass"
+        raise NetworkError(f"{what}: {described(error)}; -v shows where") from error

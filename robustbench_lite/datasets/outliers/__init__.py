@@ -1,0 +1,1 @@
+"""Images that belong to no class: named sources, folders, and synthetic ones."""

@@ -1,0 +1,1 @@
+"""One file a data set: its facts, its official files, and how they are read."""

@@ -1,0 +1,1 @@
+"""Evaluation: a protocol against a network, part by part, resumable at any moment."""

@@ -1,0 +1,371 @@
+"""The evaluation harness: a protocol against a network, part by part, resumable at any moment."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.acceleration.search_network import SearchNetwork, search_network
+from robustbench_lite.attacks.protocol import AttackSpec, Protocol
+from robustbench_lite.attacks.run_attack import run_attack
+from robustbench_lite.checkpoints.model_source import LoadedModel
+from robustbench_lite.checkpoints.user_network import passes_of
+from robustbench_lite.core.errors import DamagedFileError, InputError
+from robustbench_lite.core.numerics import check_seed, deterministic, memory_told, plain_numerics
+from robustbench_lite.core.processes import alone_in
+from robustbench_lite.core.random_numbers import fold_seed, seeded
+from robustbench_lite.core.storage import put_aside, read_sealed_json, write_sealed_json
+from robustbench_lite.datasets import Split
+from robustbench_lite.evaluation.evidence import compress
+from robustbench_lite.evaluation.flags.network_checks import measure_flags
+from robustbench_lite.evaluation.flags.thresholds import read_measured
+from robustbench_lite.evaluation.ledger import (
+    CLEAN,
+    Ledger,
+    fix_environment,
+    open_ledger,
+    part_rows,
+)
+from robustbench_lite.evaluation.model_checks import check_attackable
+from robustbench_lite.evaluation.settings import Settings, evaluation_header
+from robustbench_lite.evaluation.workers import ALONE, Workers
+from robustbench_lite.evaluation.write_results import read_results, write_results
+from robustbench_lite.verifier import Verdict, verify
+
+__all__ = ["Progress", "Settings", "evaluate"]
+
+logger = logging.getLogger(__name__)
+
+_SMALLER = "choose another --out with a smaller --batch-size"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is: after each part.
+
+    Args:
+        attack: the attack of the part just finished; `"clean"` for the clean pass.
+        chunk: its chunk, from 0.
+        done: parts finished, of this and earlier calls.
+        total: parts in all.
+        attacked: examples the attack started from.
+        survived: of these, how many it did not break.
+    """
+
+    attack: str
+    chunk: int
+    done: int
+    total: int
+    attacked: int
+    survived: int
+
+
+def evaluate(
+    source: LoadedModel,
+    data: Split,
+    protocol: Protocol,
+    *,
+    out: Path,
+    n: int | None,
+    seed: int,
+    settings: Settings,
+    device: torch.device,
+    progress: Callable[[Progress], None] | None = None,
+    workers: Workers = ALONE,
+) -> dict[str, object]:
+    """Attack the first `n` examples of a split with every attack of a protocol.
+
+    Every attack starts from all examples that are classified correctly when clean, so its column
+    is its stand-alone number; the row's robust accuracy is the union. Whatever was finished in
+    `out` under the same terms is not done again.
+
+    Args:
+        source: the network, with where it comes from.
+        data: a split; `n` of its examples are used, from the first.
+        protocol: norm, eps and attacks.
+        out: the result folder (see `robustbench_lite.evaluation.ledger`).
+        n: number of examples; None takes all.
+        seed: of every random draw.
+        settings: batch size and the like; stored, and reused on resume.
+        device: where to compute.
+        progress: called after each part.
+        workers: the processes that do this together, each with the same arguments; `out` is a
+            folder that all of them see. With the same settings (threads!) their number changes no
+            byte of the result.
+
+    Returns:
+        The content of `out/result.json`.
+
+    Raises:
+        InputError: wrong input, each with one line; a folder of another evaluation is refused.
+            What was finished stays.
+
+    Cost:
+        For each correct example the attacks' own passes, plus one forward per attack.
+    """
+    n = len(data) if n is None else n
+    workers = workers.next_round()
+    with workers.first_alone("checking terms"):  # what is wrong for all is said once
+        if not 1 <= n <= len(data):
+            raise InputError(
+                f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take"
+            )
+        check_seed(seed)
+        protocol.threat.check_diameter(data.images[0].numel())
+        for spec in protocol.attacks:
+            spec.check(protocol.threat, num_classes=data.num_classes)
+    header = evaluation_header(source, data, protocol, n, seed, settings, device)
+    with alone_in(out) if workers.first else nullcontext():
+        # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks.
+        with workers.first_alone("opening"):
+            ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)
+            chunks = -(-n // int(ledger.header.settings["chunk_size"]))  # type: ignore[call-overload]
+            if workers.first:
+                _put_damaged_aside(ledger, [spec.name for spec in protocol.attacks], chunks)
+        run = _Evaluation(ledger, source, data, protocol, n, seed, device, workers)
+        run.do_missing(progress, now=header.environment)
+        with workers.first_alone("writing"):
+            if workers.first:
+                return write_results(ledger, [spec.name for spec in protocol.attacks], run.chunks)
+        return read_results(ledger)
+
+
+class _Evaluation:
+    """One evaluation in progress: what every part needs."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        source: LoadedModel,
+        data: Split,
+        protocol: Protocol,
+        n: int,
+        seed: int,
+        device: torch.device,
+        workers: Workers,
+    ) -> None:
+        self.ledger, self.protocol, self.seed, self.workers = ledger, protocol, seed, workers
+        self.model, self.device = source.model.to(device).eval(), device
+        self.search: SearchNetwork | None = None  # chosen once there is something to do
+        self.data = data.subset(torch.arange(n)).to(device)
+        settings = ledger.header.settings
+        self.batch_size, self.chunk_size = int(settings["batch_size"]), int(settings["chunk_size"])  # type: ignore[call-overload]
+        self.threads = int(settings["threads"])  # type: ignore[call-overload]
+        self.evidence = settings["evidence"]
+        self.chunks = -(-n // self.chunk_size)
+
+    def do_missing(
+        self, progress: Callable[[Progress], None] | None, *, now: Mapping[str, object]
+    ) -> None:
+        """Compute every part that is not there yet; check the network before the first."""
+        specs, workers = {spec.name: spec for spec in self.protocol.attacks}, self.workers
+        missing = workers.agreed("missing", lambda: self._missing(list(specs)))
+        if not missing and workers.agreed("checks", self.ledger.checks_path.exists):
+            return
+        total = self.chunks * (len(specs) + 1)
+        before = total - len(missing)
+        with deterministic(threads=self.threads, seed=self.seed), plain_numerics():
+            before_attacks = passes_of(self.model, "checks before the first attack")
+            with workers.first_alone("checking"), before_attacks:
+                self.search = self._search_network()
+                now = {**now, "search_network": self.search.summary}
+                fix_environment(self.ledger, now, begin=workers.first and before == 0)
+                check_attackable(self.model, self.data)
+            # A folder without a finished part may hold the checks of another network.
+            if workers.first and (before == 0 or not self.ledger.checks_path.exists()):
+                self._measure_flags()
+            for item, finished in workers.claims(len(missing)):
+                chunk, attack = missing[item]
+                begin = time.perf_counter()
+                broken = self._guarded_part(chunk, attack, specs.get(attack))
+                _note_time(self.ledger, attack, chunk, time.perf_counter() - begin, workers.rank)
+                if progress is not None:
+                    survived = len(broken) - int(broken.sum())
+                    done = before + finished
+                    progress(Progress(attack, chunk, done, total, len(broken), survived))
+        workers.wait_until_all("parts")
+
+    def _search_network(self) -> SearchNetwork:
+        """What attacks search on, chosen in the numerics that they run in."""
+        with memory_told("search network", self.batch_size, "free some memory"):
+            return search_network(
+                self.model,
+                precision=self.ledger.header.settings["precision"],  # type: ignore[arg-type]
+                device=self.device,
+                like=self.data.pixels(slice(0, 1))[0],
+            )
+
+    def _missing(self, attacks: list[str]) -> list[tuple[int, str]]:
+        """What is left to do, in order: one process chunk by chunk; several the long parts early,
+        so that they end together (in a protocol the strongest attack comes last)."""
+        missing = self.ledger.missing(attacks, self.chunks)
+        if self.workers.count > 1:
+            rank = {name: place for place, name in enumerate([CLEAN, *reversed(attacks)])}
+            missing.sort(key=lambda part: (rank[part[1]], part[0]))
+        return missing
+
+    def _measure_flags(self) -> None:
+        """Store what the flags are raised by, before the first part."""
+        checks = passes_of(self.model, "checks for flags")
+        with memory_told("checks", self.batch_size, _SMALLER), seeded(self.seed), checks:
+            measured = measure_flags(
+                self.model,
+                self.data.pixels(slice(None)),
+                self.data.labels,
+                threat=self.protocol.threat,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                passes=self.protocol.passes,
+            )
+        terms = {"terms": self.ledger.terms}
+        write_sealed_json(self.ledger.checks_path, {**terms, **measured.as_dict()})
+
+    def _guarded_part(self, chunk: int, name: str, spec: AttackSpec | None) -> Tensor:
+        """The part, with its place in the message of whatever goes wrong in it."""
+        if spec is not None and not self.ledger.has_part(CLEAN, chunk):
+            self._guarded_part(chunk, CLEAN, None)  # another worker is at it: the same bytes
+        # Each part has generators of its own, so a resumed run draws what an unbroken one drew.
+        # (Our attacks draw by counter and do not care; randomised networks do.)
+        part_seed = fold_seed(self.seed, name, chunk) % 2**63
+        with memory_told(f"{name}, chunk {chunk}", self.batch_size, _SMALLER), seeded(part_seed):
+            try:
+                with passes_of(self.model):
+                    return self._do_part(chunk, spec)
+            except InputError as error:
+                raise type(error)(f"{name}, chunk {chunk}: {error}") from error
+
+    def _do_part(self, chunk: int, spec: AttackSpec | None) -> Tensor:
+        """Compute and store one part; returns which of its examples are broken, bool (N,)."""
+        ids = torch.arange(
+            chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, len(self.data))
+        )
+        name = CLEAN if spec is None else spec.name
+        if spec is not None:
+            correct = ~self.ledger.read_part(CLEAN, chunk)["broken"].to_numpy()
+            ids = ids[torch.from_numpy(correct)]
+        x, y = self.data.pixels(ids.to(self.device)), self.data.labels[ids.to(self.device)]
+        assert self.search is not None
+        counter, searched = PassCounter(self.model), PassCounter(self.search.module)
+        stage = np.full(len(ids), "", dtype=object)
+        x_adv = x
+
+        def on_stage(attack: str, broken: Tensor) -> None:
+            stage[broken.cpu().numpy()] = attack
+
+        if spec is not None and len(ids):
+            x_adv = run_attack(
+                spec,
+                counter,
+                x,
+                y,
+                threat=self.protocol.threat,
+                ids=ids.to(self.device),
+                seed=self.seed,
+                batch_size=self.batch_size,
+                passes=self.protocol.passes,
+                network=searched,
+                on_stage=on_stage,
+            )
+        verdict = self._verify(x, x_adv, y)
+        # An attack starts from correct examples: their clean prediction is the label.
+        clean_predictions = y if spec else verdict.prediction
+        stage[~verdict.broken.cpu().numpy()] = ""
+        passes = (
+            counter.forwards + searched.forwards,
+            counter.backwards + searched.backwards,
+        )
+        rows = part_rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage)
+        evidence = self._evidence(x, x_adv, y, verdict) if spec else None
+        self.ledger.write_part(name, chunk, rows, evidence)
+        return verdict.broken
+
+    def _evidence(
+        self, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict
+    ) -> dict[str, Tensor] | None:
+        """What is kept of a part's images, by name; None for nothing."""
+        if self.evidence == "none":
+            return None
+        if self.evidence == "float32":
+            return {"x_adv": x_adv}
+        return compress(
+            self.model,
+            x,
+            x_adv,
+            y,
+            verdict.broken,
+            threat=self.protocol.threat,
+            batch_size=self.batch_size,
+            passes=self.protocol.passes,
+        )
+
+    def _verify(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
+        return verify(
+            self.model,
+            x,
+            x_adv,
+            y,
+            threat=self.protocol.threat,
+            batch_size=self.batch_size,
+            passes=self.protocol.passes,
+        )
+
+
+def _put_damaged_aside(ledger: Ledger, attacks: list[str], chunks: int) -> None:
+    """Rename parts and checks that are damaged, and say that they are computed again."""
+    if not ledger.has_checksums:
+        logger.warning("%s was begun by an older version: no checksums to check", ledger.folder)
+    damaged = ledger.put_damaged_aside(attacks, chunks)
+    try:
+        if ledger.checks_path.exists():
+            read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
+    except DamagedFileError:
+        put_aside(ledger.checks_path)
+        damaged.append(ledger.checks_path)
+    for file in damaged:
+        logger.warning("%s was damaged: renamed to .damaged, computed again", file)
+
+
+def _note_time(ledger: Ledger, attack: str, chunk: int, seconds: float, rank: int) -> None:
+    """Add a part's seconds and host to this worker's `timing.json`: never part of a result."""
+    path = ledger.timing_path(rank)
+    try:
+        stored, sealed = read_sealed_json(path)
+        parts = stored["parts"] if sealed else []
+    except DamagedFileError:
+        parts = []  # seconds are no part of a result
+    entry = {"attack": attack, "chunk": chunk, "seconds": round(seconds, 3)}
+    write_sealed_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})
+
+
+class PassCounter(nn.Module):
+    """A network that counts images: those passed forward, and those gradients came back for.
+
+    Args:
+        model: the network; its modes and parameters stay its own.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        logits: Tensor = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)

@@ -1,0 +1,1 @@
+"""Signs that a number cannot be trusted: thresholds and the checks behind them."""

@@ -1,0 +1,223 @@
+"""What the flags are raised by, measured on the network before any attack of the protocol."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.attacks.losses import cross_entropy, margin
+from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.threat_model import ThreatModel
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.numerics import plain_numerics
+from robustbench_lite.core.random_numbers import seeded, uniform
+from robustbench_lite.evaluation.flags.attack_checks import (
+    Attacked,
+    broken_by_copies,
+    huge_eps,
+    loss_scale,
+)
+from robustbench_lite.evaluation.flags.input_trace import Trace, normalisations
+from robustbench_lite.evaluation.flags.thresholds import FLAGS, Check, Measured
+
+ATTACKED = 64  # correct examples that the checks by PGD look at
+_THRESHOLDS = {flag.name: flag.threshold for flag in FLAGS}
+_TINY = 1e-12  # AutoAttack adds this to a gradient's norm before it divides by it
+_TRACED = 4  # images of the watched pass
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def measure_flags(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel,
+    seed: int,
+    batch_size: int,
+    passes: int,
+) -> Measured:
+    """Everything about a network that needs no attack of the protocol.
+
+    Forward passes and gradients are looked at on all examples, what needs PGD on the first 64 that
+    the network has right. The network is left as it was, batch norm's running statistics too.
+
+    Args:
+        model: the network, on the device of `x`.
+        x: images (N, C, H, W) in [0, 1], N at least 1; example n has id n.
+        y: labels (N,), int64.
+        threat: norm and radius; PGD works at this radius.
+        seed: of every random draw.
+        batch_size: rows per forward pass.
+        passes: forward passes of the judge; above 1 the majority says what PGD broke.
+
+    Raises:
+        InputError: when a logit is NaN or infinite.
+
+    Cost:
+        Per example 3 forwards (of a randomised network 9) and 2 backwards; for each of the 64, 159
+        forwards and 140 backwards.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with attacked(model), plain_numerics():
+        trace = _watch(model, x, seed=seed)
+        seen = _look(model, x, y, batch_size=batch_size)
+        first = (seen.logits.argmax(dim=1) == y).nonzero().flatten()[:ATTACKED]
+        examples = Attacked(model, x[first], y[first], first, seed, batch_size, passes)
+        crafted = broken_by_copies(examples, threat)
+        logits = _logit_checks(seen)
+        if logits["randomised"].value > _THRESHOLDS["randomised"]:
+            logits["batch_dependent"] = _with_the_same_draws(
+                model, x, batch_size=batch_size, seed=seed
+            )
+        checks = {
+            **logits,
+            "zero_gradients": Check(seen.zero.double().mean().item(), len(x)),
+            "nan_gradients": Check((~seen.finite).double().mean().item(), len(x)),
+            "double_normalisation": Check(float(normalisations(trace.states, x)), len(x)),
+            "loss_scale": loss_scale(examples, seen.margins[first], threat),
+            "huge_eps": huge_eps(examples, threat),
+        }
+    in_train_mode = trace.batch_statistics + _restore_statistics(model, buffers)
+    checks["bn_train_mode"] = Check(float(in_train_mode), len(x))
+    return Measured(checks, len(first), tuple(first[crafted].tolist()))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Per example: logits of three passes (N, K), float64; margins and gradients (N,).
+
+    `again` is a pass without gradients; `apart` is one beside other images, in other batches.
+    """
+
+    logits: Tensor
+    again: Tensor
+    apart: Tensor
+    margins: Tensor
+    zero: Tensor
+    finite: Tensor
+
+
+def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
+    batches = torch.split(torch.arange(len(x), device=x.device), batch_size)
+    logits, margins, zero, finite = (
+        torch.cat(parts)
+        for parts in zip(*(_gradients(model, x[rows], y[rows]) for rows in batches), strict=True)
+    )
+    with torch.no_grad():
+        again = torch.cat([model(x[rows]).double() for rows in batches])
+        apart = _beside_others(model, x, batch_size=min(batch_size, len(x)))
+    for each in (logits, again, apart):
+        if not bool(torch.isfinite(each).all()):
+            bad = int((~torch.isfinite(each)).any(dim=1).nonzero()[0])
+            raise InputError(
+                f"the network gives NaN or infinite logits on {len(x)} images, first on number "
+                f"{bad}: no verdict is possible"
+            )
+    return _Seen(logits, again, apart, margins, zero, finite)
+
+
+def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits (B, K), margins (B,), and whether both gradients are zero (B,) and finite (B,)."""
+    images = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(images).float()
+        margins = margin(logits, y)
+        losses = (cross_entropy(logits, y).sum(), margins.sum())
+        kept = torch.autograd.grad(losses[0], images, retain_graph=True)
+        both = torch.cat([*kept, *torch.autograd.grad(losses[1], images)], dim=1).flatten(1)
+    zero = both.abs().amax(dim=1) <= _TINY
+    return logits.detach().double(), margins.detach(), zero, torch.isfinite(both).all(dim=1)
+
+
+def _beside_others(model: nn.Module, x: Tensor, *, batch_size: int) -> Tensor:
+    """Logits (N, K) from batches of half the size and of images that were far apart.
+
+    A single image, or images that were alone, get company: a negative if there is no other.
+    """
+    size = 2 if batch_size == 1 else -(-batch_size // 2)
+    strides = -(-len(x) // size)
+    order = torch.argsort(torch.arange(len(x), device=x.device) % strides, stable=True)
+    images = torch.cat([x, 1.0 - x]) if len(x) == 1 else x[order]
+    logits = torch.cat([model(part).double() for part in torch.split(images, size)])[: len(x)]
+    return torch.empty_like(logits).index_copy_(0, order, logits)
+
+
+def _with_the_same_draws(model: nn.Module, x: Tensor, *, batch_size: int, seed: int) -> Check:
+    """Does a randomised network look at the images beside one? The value of `batch_dependent`.
+
+    The images stay where they are in their batches and the generators begin at the same seed; only
+    the other half of each batch changes. No point where the same batch gives other logits even so:
+    the network draws from a source that cannot be seeded.
+    """
+    half = max(batch_size // 2, 1)
+    passes: list[list[Tensor]] = [[], [], []]
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        for rows in torch.split(torch.arange(len(x), device=x.device), half):
+            others = x[(rows + half) % len(x)]
+            for which, company in zip(passes, (others, others, 1.0 - others), strict=True):
+                with seeded(seed):
+                    which.append(model(torch.cat([x[rows], company]))[: len(rows)].double())
+    first, again, beside = (torch.cat(each) for each in passes)
+    if _apart(first, again) > _THRESHOLDS["randomised"]:
+        return Check(0.0, 0)
+    return Check(_apart(first, beside), len(x))
+
+
+def _apart(logits: Tensor, others: Tensor) -> float:
+    """The largest difference of an image's logits, both (N, K), relative to their size.
+
+    Without what all classes share: a constant added to the logits would hide any difference. Of
+    each image by its own size: a few huge logits would hide the rest. A thousandth of the logits as
+    they are is what float32 leaves to see of them.
+    """
+    level, other = (each - each.mean(dim=1, keepdim=True) for each in (logits, others))
+    size = torch.maximum(level.abs().amax(dim=1), 1e-3 * logits.abs().amax(dim=1))
+    gaps = (level - other).abs().amax(dim=1) / size.clamp_min(1e-30)
+    return gaps.max().item()
+
+
+def _logit_checks(seen: _Seen) -> dict[str, Check]:
+    n, whole = len(seen.logits), seen.logits
+    sums = (whole.sum(dim=1) - 1.0).abs().max()
+    probabilities = (whole.min() > -1e-5) & (whole.max() < 1.0 + 1e-5) & (sums < 1e-5)
+    return {
+        "batch_dependent": Check(_apart(seen.again, seen.apart), n),
+        "randomised": Check(_apart(seen.logits, seen.again), n),
+        "probabilities": Check(float(probabilities), n),
+    }
+
+
+def _watch(model: nn.Module, x: Tensor, *, seed: int) -> Trace:
+    """One pass of a few noise images: what happens to them does not depend on what they show."""
+    ids = torch.arange(_TRACED, device=x.device)
+    shape = torch.Size((_TRACED, *x.shape[1:]))
+    probe = uniform(shape, ids=ids, seed=seed, stream="flags/trace", restart=0, step=0)
+    trace = Trace(probe)
+    with torch.no_grad(), _uncompiled(), trace:
+        model(probe)
+    return trace
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Compiled code runs as written inside the block: the compiler would compile the watching too.
+
+    Before torch 2.6 there is no such switch, and a compiled network is watched through a warning.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
+
+
+def _restore_statistics(model: nn.Module, before: dict[str, Tensor]) -> int:
+    """Put all buffers back; how many running statistics of batch norms had changed."""
+    changed = 0
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in before and not torch.equal(buffer, before[name]):
+                changed += name.rpartition(".")[2] in _RUNNING
+                buffer.copy_(before[name])
+    return changed

@@ -1,0 +1,107 @@
+"""What the flags are raised by that is known only when the row's attacks are done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from robustbench_lite.attacks.contract import Attack
+from robustbench_lite.attacks.protocol import AttackSpec
+from robustbench_lite.attacks.threat_model import Norm
+from robustbench_lite.evaluation.flags.thresholds import Check, Measured
+from robustbench_lite.evaluation.ledger import CLEAN
+from robustbench_lite.verifier import largest_norm
+
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped]
+
+
+def outcome_checks(
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: Measured
+) -> dict[str, Check]:
+    """The checks of `flags.AFTER_ATTACKS`.
+
+    Args:
+        protocol: as `Protocol.as_dict` gives it.
+        parts: rows of the ledger (see `ledger.COLUMNS`) by attack, and of the clean pass.
+        measured: of the network.
+
+    Returns:
+        A check by name. Those of two kinds of attack have 0 points where the row lacks one kind:
+        without a black-box attack nothing can be said of it.
+    """
+    return {
+        "transfer_beats_white_box": _transfer(protocol, parts, measured),
+        "black_box_beats_white_box": _black_box(protocol, parts),
+        "outside_ball": _outside(protocol, parts),
+    }
+
+
+def _transfer(
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: Measured
+) -> Check:
+    white, _ = _broken(protocol, parts)
+    points = measured.crafted_points
+    if white is None or points == 0:
+        return Check(0.0, 0)
+    return Check(len(set(measured.crafted_broken) - white) / points, points)
+
+
+def _black_box(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]) -> Check:
+    white, black = _broken(protocol, parts)
+    if white is None or black is None:
+        return Check(0.0, 0)
+    n = len(parts[CLEAN])
+    return Check(len(black - white) / n, n)
+
+
+def _broken(
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]
+) -> tuple[set[int] | None, set[int] | None]:
+    """Ids broken by a white-box and by a black-box attack; None where the row has no such attack.
+
+    A composite attack that sees gradients is both when its last stages use none, as Square in
+    AutoAttack. In another place (Square in version `plus`) they do not count: what they broke,
+    gradients were not tried on. Of an attack that reports no stages (the authors' AutoAttack,
+    torchattacks') nobody knows which of them broke an example.
+    """
+    white: set[int] | None = None
+    black: set[int] | None = None
+    for spec in map(AttackSpec.from_dict, protocol["attacks"]):
+        rows = parts[spec.name]
+        rows = rows[rows["broken"]]
+        ids = set(rows["example_id"])
+        if not spec.contract.uses_gradients:
+            black = (black or set()) | ids
+            continue
+        last = _last_without_gradients(spec.contract, protocol["norm"])
+        blind = set(rows["example_id"][rows["stage"].isin(last)])
+        if last:
+            black = (black or set()) | blind
+        white = (white or set()) | (ids - blind)
+    return white, black
+
+
+def _last_without_gradients(attack: Attack, norm: Norm) -> list[str]:
+    """The stages at the end of a composite attack that use no gradients."""
+    backwards = reversed(list(attack.stages(norm).items()))
+    return [name for name, _ in takewhile(lambda item: not item[1].uses_gradients, backwards)]
+
+
+def _outside(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]) -> Check:
+    """Largest share, over attacks, of candidates misclassified but outside the ball.
+
+    They count as robust, rightly, but an attack with many of them was not this threat model's.
+    Minimal-norm attacks, which know no ball, are left out.
+    """
+    limit = largest_norm(protocol["norm"], protocol["eps_value"])
+    largest = Check(0.0, 0)
+    for spec in map(AttackSpec.from_dict, protocol["attacks"]):
+        rows = parts[spec.name]
+        if spec.contract.minimises_norm or len(rows) == 0:
+            continue
+        outside = (rows["prediction"] != rows["label"]) & (rows[protocol["norm"].lower()] > limit)
+        if largest.points == 0 or float(outside.mean()) > largest.value:
+            largest = Check(float(outside.mean()), len(rows))
+    return largest

@@ -1,0 +1,113 @@
+"""What a run trains on: the training examples, their order and augmentation, the outliers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.random_numbers import fold_seed
+from robustbench_lite.datasets import Split, hold_out, pad_crop_flip
+from robustbench_lite.datasets.arrays import content_hash
+from robustbench_lite.datasets.outliers.sources import load_outliers
+from robustbench_lite.defenses.class_balance import check_no_class_is_empty
+from robustbench_lite.defenses.contract import Batch
+from robustbench_lite.training.recipe import Recipe
+
+
+class TrainingData:
+    """Training and held-out examples of a run, on its device.
+
+    The held-out examples are cut first, from the whole split; the rest is then made imbalanced
+    where the recipe says so. Outliers made from inliers are made from what is trained on.
+
+    Args:
+        recipe: sections `data`, `imbalance`, `training`, `label_loss`, and the defense are read.
+        data: the whole training split.
+        device: where.
+
+    Raises:
+        InputError: for a class or a source of outliers that cannot supply its images.
+    """
+
+    def __init__(self, recipe: Recipe, data: Split, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        train_ids, held_out = hold_out(data, recipe.data.validation, recipe.training.seed)
+        train_ids = train_ids[recipe.imbalance.choose(data.labels[train_ids], data.num_classes)]
+        self.data, self.validation = (data.subset(ids).to(device) for ids in (train_ids, held_out))
+        self.class_counts = torch.bincount(self.data.labels, minlength=data.num_classes)
+        if recipe.defense.needs_every_class or recipe.label_loss.needs_every_class:
+            check_no_class_is_empty(self.class_counts)
+        source = recipe.defense.outlier_source
+        self.outliers = None if source is None else load_outliers(source, self.data)
+        self.slices = _slices(len(self.data), recipe.training.batch_size)
+        if not self.slices:
+            raise InputError(
+                f"data.validation={recipe.data.validation} leaves {len(self.data)} of "
+                f"{len(data)} images to train on; a batch needs two"
+            )
+
+    @property
+    def outliers_hash(self) -> str | None:
+        """Content hash of the outlier store, `"sha256:..."`; None without one."""
+        if self.outliers is None:
+            return None
+        return content_hash(
+            self.outliers.cpu().numpy(), np.zeros(len(self.outliers), dtype=np.int64)
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.slices)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch (from 1); every draw is a function of seed and epoch."""
+        seed = fold_seed(self.recipe.training.seed, "epoch", epoch)
+        generator = torch.Generator(self.device).manual_seed(seed % 2**63)
+        order = torch.randperm(len(self.data), generator=generator, device=self.device)
+        outlier_rows = self._outlier_rows(generator)
+        for rows in self.slices:
+            places, strangers = order[rows], next(outlier_rows)
+            outliers = None
+            if self.outliers is not None and strangers is not None:
+                outliers = self._augmented(self.outliers[strangers], generator)
+            yield Batch(
+                x=self._augmented(self.data.images[places], generator),
+                y=self.data.labels[places],
+                ids=places,
+                epoch=epoch,
+                seed=seed,
+                class_counts=self.class_counts,
+                label_loss=self.recipe.label_loss,
+                outliers=outliers,
+            )
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        section = self.recipe.data
+        if section.crop_padding or section.flip:
+            images = pad_crop_flip(
+                images, generator, padding=section.crop_padding, flip=section.flip
+            )
+        return (images.float() / 255.0).contiguous(memory_format=torch.channels_last)
+
+    def _outlier_rows(self, generator: torch.Generator) -> Iterator[Tensor | None]:
+        """Consecutive blocks of the store from a random place, one for each batch."""
+        source = self.recipe.defense.outlier_source
+        if self.outliers is None or source is None:
+            yield from itertools.repeat(None)
+            return
+        n = len(self.outliers)
+        begin = torch.randint(n, (1,), generator=generator, device=self.device)
+        block = torch.arange(source.batch_size, device=self.device)
+        for batch in itertools.count():
+            yield (begin + batch * source.batch_size + block) % n
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    """Slices of at most `size`; a last batch of one example is left out (BatchNorm needs two)."""
+    slices = [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
+    return slices[:-1] if n % size == 1 else slices

@@ -1,0 +1,333 @@
+"""Recipes: one TOML file says everything about a training run. Every key is explicit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from robustbench_lite.attacks.threat_model import Norm, format_eps, parse_eps
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.registry import Entry, Registry, unknown_name
+from robustbench_lite.datasets.imbalance import IMBALANCES, Imbalance
+from robustbench_lite.defenses.catalogue import DEFENSES, LABEL_LOSSES
+from robustbench_lite.training.recipe_checks import check_values
+from robustbench_lite.training.recipe_expansion import Origin, expand, shipped_files, with_overrides
+from robustbench_lite.training.schedules import SCHEDULES, Schedule
+
+if TYPE_CHECKING:
+    from robustbench_lite.defenses.contract import Defense
+    from robustbench_lite.defenses.label_losses import LabelLoss
+    from robustbench_lite.defenses.weight_perturbation import WeightPerturbation
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Args: name: of the data set; validation: examples held out of train for selection;
+    crop_padding: random crop after padding by this many pixels (0 is none); flip: mirror half."""
+
+    name: str
+    validation: int
+    crop_padding: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Args: name: a registered architecture; normalization: `"dataset"` for its mean and std as
+    first layer, `"none"` for bare pixels; options: its own, such as `final_bn` or masks."""
+
+    name: str
+    normalization: Literal["dataset", "none"]
+    options: dict[str, int | float | bool | str]
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """SGD. Args: lr: base learning rate; momentum; nesterov; weight_decay: on all parameters."""
+
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class TrainingSection:
+    """Args: epochs; batch_size; ema_decay: of averaged weights (0 is off), which are then what is
+    validated and delivered; precision: of forward and backward passes (weights, BatchNorm's
+    statistics, losses and every verdict are float32); seed: of initialisation, order, augmentation
+    and crafting."""
+
+    epochs: int
+    batch_size: int
+    ema_decay: float
+    precision: Literal["float32", "bfloat16"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class ValidationSection:
+    """PGD on the held-out examples. Args: every: epochs between validations (the last epoch is
+    always validated); select_by: what `best` maximises; norm, eps, alpha, steps: of the attack."""
+
+    every: int
+    select_by: Literal["robust_accuracy", "clean_accuracy"]
+    norm: Norm
+    eps: Fraction
+    alpha: Fraction
+    steps: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run in full.
+
+    Args:
+        name: the file's stem.
+        chosen: registered name in each section that has one (`CHOICES`).
+        data: and the other sections, one dataclass each.
+    """
+
+    name: str
+    chosen: Mapping[str, str]
+    data: DataSection
+    imbalance: Imbalance
+    model: ModelSection
+    defense: Defense
+    label_loss: LabelLoss
+    optimizer: OptimizerSection
+    schedule: Schedule
+    weight_perturbation: WeightPerturbation
+    training: TrainingSection
+    validation: ValidationSection
+
+    @property
+    def defense_name(self) -> str:
+        """Registered name of the method."""
+        return self.chosen["defense"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON data that `recipe_from_dict` reads back."""
+        data: dict[str, Any] = {"name": self.name}
+        for section in SECTIONS:
+            data[section] = dataclasses.asdict(getattr(self, section))
+            if section in self.chosen:
+                data[section] = {"name": self.chosen[section], **data[section]}
+        return {key: _plain(value) for key, value in data.items()}
+
+
+_PERTURBATION = "robustbench_lite.defenses.weight_perturbation"
+
+WEIGHT_PERTURBATIONS = Registry(
+    "weight perturbation",
+    {
+        "none": Entry(f"{_PERTURBATION}:Unperturbed", "plain gradients"),
+        "awp": Entry(
+            f"{_PERTURBATION}:Awp",
+            "adversarial weight perturbation",
+            "Wu et al. 2020, arXiv:2004.05884",
+        ),
+        "corruption": Entry(
+            f"{_PERTURBATION}:Corruption",
+            "corruption-resistant training, SAM among it (re-derived)",
+            "Sun et al. 2021, arXiv:2006.05620",
+        ),
+    },
+)
+
+PLAIN = {
+    "data": DataSection,
+    "model": ModelSection,
+    "optimizer": OptimizerSection,
+    "training": TrainingSection,
+    "validation": ValidationSection,
+}
+"""Sections whose keys are always the same."""
+
+CHOICES = {
+    "imbalance": IMBALANCES,
+    "defense": DEFENSES,
+    "label_loss": LABEL_LOSSES,
+    "schedule": SCHEDULES,
+    "weight_perturbation": WEIGHT_PERTURBATIONS,
+}
+"""Sections with a `name` that says which further keys they have."""
+
+SECTIONS = tuple(field.name for field in dataclasses.fields(Recipe))[2:]
+
+
+def recipe_files() -> dict[str, Path]:
+    """Names of the shipped recipes and their files; bases are not among them."""
+    return shipped_files()[0]
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name, or from a `.toml` file, with keys overridden as flags.
+
+    Args:
+        name: a shipped name or a path that ends in `.toml`.
+        overrides: `["--training.epochs", "3", "--defense.crafting.eps=8/255"]`; they come after
+            the recipe and its bases.
+
+    Raises:
+        InputError: for an unknown recipe or base, a missing, unknown or ill-typed key (names it,
+            and the file in which it stands).
+    """
+    path = recipe_path(name)
+    expanded = with_overrides(expand(path), overrides)
+    return _recipe({"name": path.stem, **expanded.data}, expanded.origin)
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name: a shipped name or a path that ends in `.toml`.
+
+    Raises:
+        InputError: for an unknown recipe, or a file that does not exist.
+    """
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise InputError(f"recipe file {name!r} does not exist")
+        return Path(name)
+    shipped, bases = shipped_files()
+    if name in bases:
+        raise InputError(
+            f"{name!r} is a base, not a recipe: keys are missing in it, which a recipe with "
+            f"base = {name!r} adds; `rbl list recipes` names the recipes"
+        )
+    if name not in shipped:
+        raise InputError(unknown_name("recipe", name, shipped))
+    return shipped[name]
+
+
+def recipe_from_dict(data: Mapping[str, Any], *, origin: str) -> Recipe:
+    """Check and type a recipe's plain data.
+
+    Args:
+        data: sections of keys; those of `CHOICES` have a `name` that says which keys follow.
+        origin: file name for messages.
+
+    Raises:
+        InputError: names the key that is missing, unknown or ill-typed.
+    """
+    return _recipe(data, Origin(origin))
+
+
+def _recipe(data: Mapping[str, Any], origin: Origin) -> Recipe:
+    data = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()
+    }
+    name = str(data.pop("name"))
+    names, types = {}, dict(PLAIN)
+    for section, registry in CHOICES.items():
+        chosen = data.get(section)
+        if not isinstance(chosen, dict) or "name" not in chosen:
+            raise InputError(f"recipe {origin.file}: missing key '{section}.name'")
+        names[section] = str(chosen.pop("name"))
+        try:
+            types[section] = registry.load(names[section])
+        except InputError as error:
+            raise InputError(f"recipe {origin.of(f'{section}.name')}: {error}") from None
+    types = {section: types[section] for section in SECTIONS}
+    _check_keys(data, types, origin)
+    try:
+        recipe = Recipe(name, names, **_typed(data, types, origin))
+        check_values(recipe, origin)
+    except OverflowError as error:  # TOML's integers have no largest, floats have
+        raise InputError(f"recipe {name}: a number in it is too large ({error})") from None
+    return recipe
+
+
+def _typed(data: Mapping[str, Any], types: Mapping[str, type], origin: Origin) -> dict[str, Any]:
+    """Sections as dataclasses; jsonargparse does the types, nested and from strings."""
+    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse.typing import register_type
+
+    register_type(Fraction, serializer=format_eps, deserializer=parse_eps)
+    sections = {}
+    for section, kind in types.items():
+        if not dataclasses.fields(kind):
+            sections[section] = kind()
+            continue
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument(f"--{section}", type=kind, required=True)
+        try:
+            config = parser.instantiate(parser.parse_object({section: data[section]}))
+        except ArgumentError as error:
+            message = " ".join(str(error).replace("Parser key", "key").split())
+            raise InputError(_refused(section, message, origin)) from None
+        except InputError as error:  # a value that a section's own check refuses
+            raise InputError(_refused(section, str(error), origin)) from None
+        sections[section] = config[section]
+    return sections
+
+
+def _refused(section: str, message: str, origin: Origin) -> str:
+    """The message with the file of the key that it names: `key "x"`, or `x=value`."""
+    named = re.findall(r'key "([\w.]+)"', message)[-1:] or re.findall(r"([\w.]+)=", message)[:1]
+    keys = [
+        key
+        for key in origin.stands_in
+        if key.startswith(f"{section}.") and any(f".{name}." in f".{key}." for name in named)
+    ]
+    return f"recipe {origin.of(*keys or [section])}: {message}"
+
+
+def _check_keys(data: Mapping[str, Any], types: Mapping[str, type], origin: Origin) -> None:
+    for section in data:
+        if section not in types:
+            file = origin.of(section)
+            raise InputError(f"recipe {file}: {unknown_name('section', section, types)}")
+    for section, kind in types.items():
+        if not isinstance(data.get(section, {}), Mapping):
+            file = origin.of(section)
+            raise InputError(f"recipe {file}: {section!r} must be a section of keys")
+        _check_section(data.get(section, {}), kind, section, origin)
+
+
+def _check_section(values: Mapping[str, Any], kind: type, prefix: str, origin: Origin) -> None:
+    """Every field there, nothing else, at every depth; messages name the key with its path."""
+    from typing import get_type_hints
+
+    hints = get_type_hints(kind)
+    known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            file = origin.of(f"{prefix}.{key}")
+            raise InputError(f"recipe {file}, [{prefix}]: {unknown_name('key', key, known)}")
+    for key, inner in known.items():
+        if key not in values:
+            raise InputError(_missing(f"{prefix}.{key}", origin))
+        if dataclasses.is_dataclass(inner) and isinstance(values[key], Mapping):
+            assert isinstance(inner, type)
+            _check_section(values[key], inner, f"{prefix}.{key}", origin)
+
+
+def _missing(key: str, origin: Origin) -> str:
+    """The message; it says so where a base may have the key, but under another name."""
+    message = f"recipe {origin.file}: missing key '{key}'"
+    name = f"{key.partition('.')[0]}.name"
+    if origin.inherits and origin.stands_in.get(name) == origin.file:
+        message += f" (where {name} is not its base's, the section keeps nothing of the base)"
+    return message
+
+
+def _plain(value: Any) -> Any:
+    """Fractions as text, tuples as lists, and infinity as the text that reads back as it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Fraction):
+        return format_eps(value)
+    if isinstance(value, float) and math.isinf(value):
+        return ".inf" if value > 0 else "-.inf"  # JSON has no word for it; this is YAML's
+    return value

@@ -1,0 +1,1 @@
+"""Transfer attacks: images crafted on one network, judged on another."""

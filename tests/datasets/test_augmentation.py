@@ -1,0 +1,118 @@
+"""pad_crop_flip: only crops of the padded image, only from the generator given."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.datasets import pad_crop_flip
+
+
+def distinct_images(batch, channels, height, width):
+    """Images without two equal pixels, so that a crop is found at one place only."""
+    flat = torch.stack(
+        [torch.randperm(255, generator=torch.Generator().manual_seed(i)) + 1 for i in range(batch)]
+    )
+    return flat[:, : channels * height * width].reshape(batch, channels, height, width).byte()
+
+
+def places(image, result, padding):
+    """Every (dy, dx, mirrored) at which `result` is a crop of the zero-padded `image`."""
+    _, height, width = image.shape
+    padded = torch.zeros(
+        image.shape[0], height + 2 * padding, width + 2 * padding, dtype=torch.uint8
+    )
+    padded[:, padding : padding + height, padding : padding + width] = image
+    found = []
+    for dy in range(2 * padding + 1):
+        for dx in range(2 * padding + 1):
+            crop = padded[:, dy : dy + height, dx : dx + width]
+            found += [(dy, dx, False)] if torch.equal(crop, result) else []
+            found += [(dy, dx, True)] if torch.equal(crop.flip(-1), result) else []
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.sampled_from([1, 3]),
+    st.integers(4, 7),
+    st.integers(4, 8),
+    st.integers(0, 3),
+    st.booleans(),
+    st.integers(0, 2**40),
+)
+def test_every_output_is_one_crop_of_its_padded_image(b, c, h, w, padding, flip, seed):
+    images = distinct_images(b, c, h, w)
+    out = pad_crop_flip(images, torch.Generator().manual_seed(seed), padding=padding, flip=flip)
+    assert out.dtype == torch.uint8
+    assert out.shape == images.shape
+    for image, result in zip(images, out, strict=True):
+        found = places(image, result, padding)
+        assert found
+        assert flip or all(not mirrored for _, _, mirrored in found)
+
+
+def test_same_seed_same_result_and_another_seed_another():
+    images = distinct_images(8, 3, 6, 6)
+
+    def augmented(seed):
+        return pad_crop_flip(images, torch.Generator().manual_seed(seed), padding=2, flip=True)
+
+    assert torch.equal(augmented(1), augmented(1))
+    assert not torch.equal(augmented(1), augmented(2))
+
+
+def test_generator_advances_and_global_state_is_untouched():
+    images = distinct_images(8, 1, 6, 6)
+    generator = torch.Generator().manual_seed(0)
+    before = torch.random.get_rng_state()
+    first = pad_crop_flip(images, generator, padding=2, flip=True)
+    second = pad_crop_flip(images, generator, padding=2, flip=True)
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_images_are_moved_independently_over_all_offsets_and_half_are_mirrored():
+    image = distinct_images(1, 1, 6, 6)
+    out = pad_crop_flip(
+        image.expand(600, -1, -1, -1), torch.Generator().manual_seed(0), padding=1, flip=True
+    )
+    found = [places(image[0], result, 1) for result in out]
+    assert all(len(place) == 1 for place in found)
+    counts = {}
+    for (place,) in found:
+        counts[place] = counts.get(place, 0) + 1
+    assert len(counts) == 18  # 3 x 3 offsets, mirrored or not
+    mirrored = sum(number for (_, _, flag), number in counts.items() if flag)
+    assert 240 < mirrored < 360  # 300 expected, 4.9 standard deviations
+
+
+def test_no_padding_and_no_flip_is_the_identity_in_new_memory():
+    images = distinct_images(4, 3, 5, 5)
+    out = pad_crop_flip(images, torch.Generator().manual_seed(0), padding=0, flip=False)
+    assert torch.equal(out, images)
+    assert out.data_ptr() != images.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("images", "padding", "message"),
+    [
+        (torch.zeros(2, 3, 4, 4), 1, "takes uint8"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), 1, "takes uint8"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), -1, "padding=-1 is negative"),
+    ],
+)
+def test_wrong_input_is_refused(images, padding, message):
+    with pytest.raises(InputError, match=message):
+        pad_crop_flip(images, torch.Generator(), padding=padding, flip=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cpu_generator_gives_the_same_images_on_the_gpu():
+    images = distinct_images(8, 3, 6, 6)
+    on_cpu = pad_crop_flip(images, torch.Generator().manual_seed(3), padding=2, flip=True)
+    on_gpu = pad_crop_flip(images.cuda(), torch.Generator().manual_seed(3), padding=2, flip=True)
+    assert torch.equal(on_gpu.cpu(), on_cpu)

@@ -1,0 +1,80 @@
+"""Names and facts of the data sets, without any heavy import."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from robustbench_lite.core.errors import InputError
+from robustbench_lite.datasets import DATASETS, DatasetInfo, dataset_info
+from robustbench_lite.datasets.class_names import TINY_IMAGENET, TINY_IMAGENET_ALIASES
+from robustbench_lite.datasets.readers.archives import ARCHIVES
+
+NAMES = ["cifar10", "cifar100", "digits", "fashion_mnist", "mnist", "svhn", "tiny_imagenet"]
+
+
+def test_registry_lists_exactly_the_seven_data_sets():
+    assert list(DATASETS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_info_is_consistent_with_itself(name):
+    info = dataset_info(name)
+    assert isinstance(info, DatasetInfo)
+    assert info.name == name
+    assert info.channels in (1, 3)
+    assert len(info.mean) == len(info.std) == info.channels
+    assert all(0 < value < 1 for value in info.mean + info.std)
+    assert len(info.class_names) == len(set(info.class_names)) == info.num_classes
+    assert set(info.canonical_hashes) <= {"train", "test"}
+    assert all(h.startswith("sha256:") and len(h) == 71 for h in info.canonical_hashes.values())
+    hash(info)
+
+
+def test_digits_are_never_mirrored_in_training():
+    for name in ("digits", "mnist", "svhn"):
+        assert dataset_info(name).augmentation in ("none", "crop")
+    assert dataset_info("cifar10").augmentation == "crop_flip"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
+def test_every_downloaded_split_has_pinned_archives(name):
+    for split in ("train", "test"):
+        for archive in ARCHIVES[name][split]:
+            algorithm, _, digits = archive.known_hash.partition(":")
+            assert algorithm == "sha256"
+            assert re.fullmatch("[0-9a-f]{64}", digits)
+            assert archive.size > 1000
+            assert all(url.endswith("/" + archive.file_name) for url in archive.urls)
+
+
+def test_tiny_imagenet_aliases_replace_foreign_ids_by_ours():
+    assert len(TINY_IMAGENET_ALIASES) == 18
+    assert not set(TINY_IMAGENET_ALIASES) & set(TINY_IMAGENET)
+    assert set(TINY_IMAGENET_ALIASES.values()) <= set(TINY_IMAGENET)
+    assert list(TINY_IMAGENET) == sorted(TINY_IMAGENET)
+
+
+def test_unknown_name_suggests_the_near_one():
+    with pytest.raises(InputError, match=r"unknown data set 'cifar-10'; did you mean .*cifar10"):
+        dataset_info("cifar-10")
+
+
+def test_loading_works_where_torchvision_cannot_be_imported():
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from robustbench_lite.datasets import load_split\n"
+        "from robustbench_lite.datasets import download, parquet, official, tiny_imagenet\n"
+        "assert len(load_split('digits', 'test')) == 364"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_attribute_of_the_package_is_an_attribute_error():
+    import robustbench_lite.datasets as package
+
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = package.no_such_thing
+    assert all(hasattr(package, name) for name in package.__all__)
