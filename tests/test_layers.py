@@ -12,13 +12,30 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "robustbench_lite"
 
-# Folder -> the packages of ours that its files may import. robustbench_lite/ may import all.
-MAY_IMPORT = {
-    "robustbench_lite/core": ("core",),
-    "attacks": ("attacks", "core"),
-    "defenses": ("attacks", "core", "defenses"),
-    "leaderboard": ("core", "leaderboard"),
+# Room -> the rooms that it imports, all of them and no other. `attacks/`, `defenses/` and
+# `leaderboard/` are rooms, and so is each folder and loose module in `robustbench_lite/`.
+ARROWS = {
+    "core": "",
+    "attacks": "core",
+    "datasets": "core",
+    "models": "core",
+    "leaderboard": "core",
+    "defenses": "attacks core",
+    "verifier": "attacks core",
+    "checkpoints": "core models",
+    "training": "attacks checkpoints core datasets defenses models verifier",
+    "evaluation": "attacks checkpoints core datasets defenses leaderboard verifier",
+    "transfer": "attacks checkpoints core datasets leaderboard verifier",
+    "detection": "attacks checkpoints core datasets leaderboard",
+    "reproduction": "attacks checkpoints core datasets evaluation leaderboard training",
+    "submission": "attacks checkpoints core datasets evaluation leaderboard models verifier",
+    "cli": (
+        "attacks checkpoints core datasets defenses detection evaluation leaderboard models "
+        "reproduction submission training transfer"
+    ),
+    "__main__": "cli core",
 }
+OUTSIDE = {"__init__"}  # loads everything by name, on first use; only its version is imported
 # The only files that may touch the global generators, each of which restores or scopes them.
 MAY_SEED = {
     "robustbench_lite/core/random_numbers.py",  # its `seeded`
@@ -52,20 +69,36 @@ def violations(source: str, file: str) -> list[str]:
 
 
 def _imports(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
-    top = next((folder for folder in MAY_IMPORT if file.startswith(f"{folder}/")), "")
-    allowed = tuple(f"{OURS}.{name}" for name in MAY_IMPORT.get(top, ()))
+    here = room(file)
+    allowed = {here, "__version__", *ARROWS.get(here, "").split()}
     for line, name in _imported_names(tree):
         first = name.split(".")[0]
         if first == "":
             yield line, "relative import: attacks/ is mapped, so write the whole name"
-        elif first == OURS and allowed and not _is_in(name, allowed):
-            yield line, f"{top} must not import {name}"
+        elif first == OURS and here not in OUTSIDE and (there := _target(name)) not in allowed:
+            yield line, f"{here} must not import {there}"
         elif first in ATTACK_PACKAGES and first not in ADAPTERS.get(file, ()):
             yield line, f"{first} belongs in its adapter"
 
 
-def _is_in(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
+def room(file: str) -> str:
+    """The room of a file: `attacks` of `attacks/first_order/pgd.py`, `verifier` of its module."""
+    return next(part for part in Path(file).with_suffix("").parts if part != OURS)
+
+
+def _target(name: str) -> str:
+    """The room that a dotted name of ours lies in, or the name of what the package exports."""
+    return ".".join(name.split(".")[1:2]) or OURS
+
+
+def _arrows(files: list[str]) -> dict[str, str]:
+    """Room -> the rooms that its files import."""
+    found: dict[str, set[str]] = {room(file): set() for file in files}
+    for file in files:
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        ours = {name for _, name in _imported_names(tree) if name.startswith(f"{OURS}.")}
+        found[room(file)] |= {_target(name) for name in ours} - {room(file), "__version__"}
+    return {name: " ".join(sorted(rooms)) for name, rooms in found.items() if name not in OUTSIDE}
 
 
 def _imported_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -113,6 +146,14 @@ def test_a_file_keeps_to_its_layer(file: str) -> None:
     assert violations((ROOT / file).read_text(encoding="utf-8"), file) == []
 
 
+def test_the_arrows_between_rooms_are_all_drawn_and_point_down() -> None:
+    assert _arrows(_files()) == ARROWS
+    below: set[str] = set()
+    for name, rooms in ARROWS.items():  # listed from the lowest up, so there is no circle
+        assert below.issuperset(rooms.split()), name
+        below.add(name)
+
+
 def test_the_lists_of_exceptions_name_files_that_exist_and_need_them() -> None:
     for file in MAY_SEED:
         assert "manual_seed(" in (ROOT / file).read_text(encoding="utf-8"), file
@@ -137,7 +178,7 @@ def test_the_lists_of_exceptions_name_files_that_exist_and_need_them() -> None:
         ("attacks/a.py", "from .pgd import pgd"),
         ("defenses/d.py", "import robustbench_lite.leaderboard.table.build"),
         ("defenses/d.py", "from robustbench_lite.models import build_model"),
-        ("leaderboard/l.py", "from robustbench_lite.core.errors import InputError"),
+        ("leaderboard/l.py", "from robustbench_lite.attacks.protocol import Protocol"),
         ("robustbench_lite/r.py", "import torchattacks"),
         ("robustbench_lite/cli/r.py", "def f():\n    import torchattacks"),
         ("attacks/adapters/torchattacks.py", "import pyautoattack"),
@@ -163,7 +204,8 @@ def test_a_breach_is_found(file: str, source: str) -> None:
         ("attacks/a.py", '"""Not for robustbench_lite.training.loop."""'),
         ("defenses/d.py", "from robustbench_lite.attacks import pgd"),
         ("leaderboard/l.py", "from robustbench_lite.leaderboard.table.build import Table"),
-        ("robustbench_lite/r.py", "from robustbench_lite.leaderboard import build_table"),
+        ("robustbench_lite/cli/e.py", "from robustbench_lite.leaderboard import build_table"),
+        ("robustbench_lite/core/c.py", "from robustbench_lite import __version__"),
         ("attacks/adapters/torchattacks.py", "import torch, torchattacks"),
         ("robustbench_lite/core/random_numbers.py", "import torch\ntorch.manual_seed(0)"),
         ("robustbench_lite/cli/c.py", "print('x')"),

@@ -35,7 +35,6 @@ from robustbench_lite.checkpoints.user_network import (
 )
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.messages import described
-from robustbench_lite.defenses.catalogue import shown_name
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class LoadedModel:
         card: of a checkpoint.
         num_classes: K of the card, or what the caller asked of a factory; None if neither.
         parameters: how many it has.
-        defense: as tables show it; empty when unknown.
+        defense: its name in a checkpoint, or in the words of whoever submitted it; empty when
+            unknown.
         architecture: likewise.
         extra_data: whether it saw other data than the training split; None when nobody said.
         selection: how its epoch was chosen; empty when unknown.
@@ -119,7 +119,7 @@ def resolve_model(
         card=card,
         num_classes=card.num_classes,
         parameters=card.parameters,
-        defense=shown_name(card.defense),
+        defense=card.defense,
         architecture=card.architecture,
         # A recipe trains on its data set alone; of other networks nobody has said.
         extra_data=False if card.recipe else None,

@@ -13,13 +13,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, rank; a second call finds everything done."""
     from robustbench_lite.attacks.protocol import load_protocol
     from robustbench_lite.checkpoints.model_source import resolve_model
-    from robustbench_lite.cli.progress import evaluation_bar, training_bar
     from robustbench_lite.cli.train import summary
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.datasets import load_split
     from robustbench_lite.evaluation.evaluate import Settings, evaluate
+    from robustbench_lite.evaluation.progress_bar import evaluation_bar
     from robustbench_lite.leaderboard import build_table, load_result, render, write_page
     from robustbench_lite.training.loop import train
+    from robustbench_lite.training.progress_bar import training_bar
     from robustbench_lite.training.recipe import load_recipe
 
     out, device = Path(arguments.out), choose_device(arguments.device)

@@ -87,15 +87,13 @@ def _load(
 ) -> dict[str, Tensor]:
     """At most `n` outliers of each source, made like the inliers that are evaluated."""
     from robustbench_lite.datasets.outliers.sources import load_outliers
-    from robustbench_lite.defenses.contract import Outliers
 
     like = data.subset(range(n))
     found = {}
     for source in sources:
         if source in found:
             raise InputError(f"--outliers {source} is given twice")
-        spec = Outliers(source, count=0, batch_size=1, seed=seed)
-        found[source] = load_outliers(spec, like, data_dir=data_dir)[:n]
+        found[source] = load_outliers(source, like, seed=seed, data_dir=data_dir)[:n]
     return found
 
 

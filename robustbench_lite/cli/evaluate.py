@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the row, and say where the result lies."""
-    from robustbench_lite.cli.progress import evaluation_bar
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.evaluation.evaluate import evaluate
+    from robustbench_lite.evaluation.progress_bar import evaluation_bar
     from robustbench_lite.evaluation.workers import join_workers, start_workers
     from robustbench_lite.leaderboard import build_table, load_result, render
 

@@ -94,9 +94,10 @@ def _table(arguments: argparse.Namespace) -> str:
 
 
 def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
-    from robustbench_lite.cli.progress import evaluation_bar, training_bar
+    from robustbench_lite.evaluation.progress_bar import evaluation_bar
     from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
     from robustbench_lite.reproduction.small_scale import StandIns, compare_stand_ins
+    from robustbench_lite.training.progress_bar import training_bar
 
     if not any(row.stand_in for row in rows):
         raise InputError(f"no row chosen of {table.id} has a stand-in: no small recipe of a method")
@@ -113,7 +114,7 @@ def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[
 
 
 def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
-    from robustbench_lite.cli.progress import evaluation_bar
+    from robustbench_lite.evaluation.progress_bar import evaluation_bar
     from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
     from robustbench_lite.reproduction.compare import assign, compare_rows
 
@@ -144,10 +145,10 @@ def _loaded(written: str, rows: Sequence[Row]) -> tuple[str, LoadedModel]:
 def _trained(arguments: argparse.Namespace, row: Row) -> list[LoadedModel]:
     """The networks of a row's recipe, one for each seed; trained where they are not there."""
     from robustbench_lite.checkpoints.model_source import resolve_model
-    from robustbench_lite.cli.progress import training_bar
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.datasets import load_split
     from robustbench_lite.training.loop import train
+    from robustbench_lite.training.progress_bar import training_bar
     from robustbench_lite.training.recipe import load_recipe
 
     own = load_recipe(row.recipe).training.seed

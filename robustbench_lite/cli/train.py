@@ -13,10 +13,10 @@ from robustbench_lite.training.recipe import Recipe
 def run(arguments: argparse.Namespace) -> None:
     """Train, and say what came out and what to do with it."""
     from robustbench_lite.checkpoints.checkpoint import load_checkpoint
-    from robustbench_lite.cli.progress import training_bar
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.datasets import load_split
     from robustbench_lite.training.loop import train
+    from robustbench_lite.training.progress_bar import training_bar
     from robustbench_lite.training.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)

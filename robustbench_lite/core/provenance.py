@@ -9,7 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import robustbench_lite
+from robustbench_lite import __version__
 
 _DISTRIBUTIONS = ("torch", "numpy", "pandas", "pyarrow", "pyautoattack", "torchattacks")
 
@@ -21,7 +21,7 @@ def current_versions() -> dict[str, str]:
         Name -> version; `"not installed"` for a distribution that is absent.
     """
     versions = {
-        "robustbench_lite": robustbench_lite.__version__,
+        "robustbench_lite": __version__,
         "python": platform.python_version(),
     }
     return versions | {name: _version(name) for name in _DISTRIBUTIONS}
@@ -42,7 +42,7 @@ def git_commit() -> str:
         when the package is installed rather than checked out, git is absent, or there is no
         commit yet.
     """
-    root = Path(robustbench_lite.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / "setup.cfg").is_file() or not (root / ".git").exists():
         return ""
     commit = _git(root, "rev-parse", "--verify", "HEAD")

@@ -14,6 +14,7 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import device_name
 from robustbench_lite.core.provenance import current_versions, git_commit
 from robustbench_lite.datasets import Split
+from robustbench_lite.defenses.catalogue import shown_name
 from robustbench_lite.evaluation.ledger import Header
 
 Evidence = Literal["none", "int8", "float32"]
@@ -117,7 +118,7 @@ def evaluation_header(
             "device_name": device_name(device),
         },
         about={
-            "defense": source.defense,
+            "defense": shown_name(source.defense) if source.card else source.defense,
             "architecture": source.architecture,
             "parameters": source.parameters,
             "extra_data": source.extra_data,

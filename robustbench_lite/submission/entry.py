@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from robustbench_lite.cli.progress import evaluation_bar
 from robustbench_lite.core.errors import InputError, LedgerMismatchError
 from robustbench_lite.core.provenance import current_versions
 from robustbench_lite.core.storage import write_bytes, write_json
 from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.evaluation.ledger import Ledger, read_header
+from robustbench_lite.evaluation.progress_bar import evaluation_bar
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, file_hash, read_manifest
 from robustbench_lite.submission.network import load_network

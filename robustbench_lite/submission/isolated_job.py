@@ -1,4 +1,4 @@
-"""The process in which submitted code runs: `python -m robustbench_lite.submission.isolated_job FOLDER`.
+"""The process in which submitted code runs: `python -m` this module, then FOLDER.
 
 FOLDER holds `request.json`; `answer.json` is written beside it.
 """

@@ -43,7 +43,11 @@ class TrainingData:
         if recipe.defense.needs_every_class or recipe.label_loss.needs_every_class:
             check_no_class_is_empty(self.class_counts)
         source = recipe.defense.outlier_source
-        self.outliers = None if source is None else load_outliers(source, self.data)
+        self.outliers = None
+        if source is not None:
+            self.outliers = load_outliers(
+                source.source, self.data, count=source.count, seed=source.seed
+            )
         self.slices = _slices(len(self.data), recipe.training.batch_size)
         if not self.slices:
             raise InputError(

@@ -544,10 +544,10 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_git_commit_follows_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "robustbench_lite"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    monkeypatch.setattr(provenance.robustbench_lite, "__file__", str(package / "__init__.py"))
+    module = tmp_path / "robustbench_lite" / "core" / "provenance.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(module))
     assert provenance.git_commit() == ""  # not a checkout
     (tmp_path / "setup.cfg").write_text("")
     git(tmp_path, "init", "-q")

@@ -17,7 +17,6 @@ from robustbench_lite.datasets.outliers import synthetic as recipes
 from robustbench_lite.datasets.outliers.files import fitted
 from robustbench_lite.datasets.outliers.sources import OUTLIERS, load_outliers
 from robustbench_lite.datasets.outliers.synthetic import Ingredients
-from robustbench_lite.defenses.contract import Outliers
 
 SYNTHETIC = [name for name in OUTLIERS if ":" not in name]
 OF_INLIERS = [
@@ -41,7 +40,7 @@ def inliers(n=40, name="cifar10", split="train", seed=0):
 
 
 def load(source, like, count=0, seed=0, **changes):
-    return load_outliers(Outliers(source, count, batch_size=1, seed=seed), like, **changes)
+    return load_outliers(source, like, count=count, seed=seed, **changes)
 
 
 def given(m=5, name="cifar10", seed=0):

@@ -21,7 +21,6 @@ from robustbench_lite.cli.detect import default_file
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
 from robustbench_lite.datasets.outliers.sources import load_outliers
-from robustbench_lite.defenses.contract import Outliers
 from robustbench_lite.detection.evaluate import DetectionSettings, evaluate_detection
 from robustbench_lite.detection.scores import Mahalanobis, msp, odin, outlier_probability
 from robustbench_lite.leaderboard.statistics.detection import (
@@ -287,7 +286,7 @@ def detect(checkpoint, names=("gaussian", "jigsaw"), n=48, **changes):
     source = resolve_model(str(checkpoint), allow_code=False, device="cpu")
     data = load_split("digits", "test")
     like = data.subset(range(n))
-    outliers = {name: load_outliers(Outliers(name, 0, 1, 0), like) for name in names}
+    outliers = {name: load_outliers(name, like) for name in names}
     cpu = torch.device("cpu")
     return evaluate_detection(
         source, data, outliers, n=n, settings=settings(**changes), device=cpu
@@ -351,7 +350,7 @@ def test_results_do_not_depend_on_the_batch_size(checkpoint):
 def test_against_fewer_outliers_only_as_many_inliers_count(checkpoint):
     source = resolve_model(str(checkpoint), allow_code=False, device="cpu")
     data = load_split("digits", "test")
-    few = {"few": load_outliers(Outliers("gaussian", 10, 1, 0), data)}
+    few = {"few": load_outliers("gaussian", data, count=10)}
     cpu = torch.device("cpu")
     still = settings(steps=0, eps=Fraction(0))
     runs = [

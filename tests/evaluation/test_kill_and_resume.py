@@ -13,7 +13,7 @@ from robustbench_lite.cli import main
 
 pytestmark = pytest.mark.slow
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 SAFETY = 900  # seconds: only turns a hang into a failure
 
 

@@ -309,7 +309,7 @@ def test_outliers_come_in_consecutive_blocks_from_another_place_each_epoch(digit
     asked = []
     monkeypatch.setattr(
         "robustbench_lite.training.data.load_outliers",
-        lambda source, like: asked.append(like) or store,
+        lambda source, like, *, count, seed: asked.append(like) or store,
     )
     data = TrainingData(recipe, digits, CPU)
     assert asked == [data.data], "made from what is trained on, not from what is held out"

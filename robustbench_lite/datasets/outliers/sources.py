@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robustbench_lite.datasets.splits import Split
-    from robustbench_lite.defenses.contract import Outliers
 
 _MADE = "robustbench_lite.datasets.outliers.synthetic"
 _FOUND = "robustbench_lite.datasets.outliers.files"
@@ -54,14 +53,22 @@ OUTLIERS = Registry(
 )
 
 
-def load_outliers(spec: Outliers, like: Split, *, data_dir: str | Path | None = None) -> Tensor:
+def load_outliers(
+    source: str,
+    like: Split,
+    *,
+    count: int = 0,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+) -> Tensor:
     """Images of no class, in the form of a split's images.
 
     Args:
-        spec: which source, how many (0: as many as `like` for a synthetic source, else all there
-            are) and the seed: of synthetic images, or of which images are taken in which order.
+        source: a name of `rbl list outliers`, `dataset:NAME`, or `folder:PATH`.
         like: the inliers. Sources made of inliers take them from here, `dataset:NAME` takes the
             split of the same name, and train and test never share a draw.
+        count: images; 0: as many as `like` for a synthetic source, else all there are.
+        seed: of synthetic images, or of which images are taken in which order.
         data_dir: as of `load_split`, for `dataset:NAME`.
 
     Returns:
@@ -73,26 +80,26 @@ def load_outliers(spec: Outliers, like: Split, *, data_dir: str | Path | None = 
     """
     from robustbench_lite.core.random_numbers import fold_seed
 
-    kind, colon, place = spec.source.partition(":")
-    known = kind in ("dataset", "folder") if colon else spec.source in OUTLIERS
+    kind, colon, place = source.partition(":")
+    known = kind in ("dataset", "folder") if colon else source in OUTLIERS
     if not known:
-        raise InputError(unknown_name(OUTLIERS.kind, spec.source, OUTLIERS))
+        raise InputError(unknown_name(OUTLIERS.kind, source, OUTLIERS))
     if colon and not place:
-        raise InputError(f"outlier source {spec.source!r} names nothing after the colon")
-    seed = fold_seed(spec.seed, "outliers", spec.source, like.split) % 2**63
-    images = _load(spec, kind, place, like, seed, data_dir)
+        raise InputError(f"outlier source {source!r} names nothing after the colon")
+    seed = fold_seed(seed, "outliers", source, like.split) % 2**63
+    images = _load(kind, place, like, count, seed, data_dir)
     return images.to(like.images.device)
 
 
 def _load(
-    spec: Outliers, kind: str, place: str, like: Split, seed: int, data_dir: str | Path | None
+    kind: str, place: str, like: Split, count: int, seed: int, data_dir: str | Path | None
 ) -> Tensor:
     if not place:
         from robustbench_lite.datasets.outliers.synthetic import synthesize
 
-        return synthesize(OUTLIERS.load(kind), like, count=spec.count or len(like), seed=seed)
+        return synthesize(OUTLIERS.load(kind), like, count=count or len(like), seed=seed)
     from robustbench_lite.datasets.outliers.files import outliers_of_dataset, outliers_of_folder
 
     if kind == "dataset":
-        return outliers_of_dataset(place, like, count=spec.count, seed=seed, data_dir=data_dir)
-    return outliers_of_folder(Path(place), like, count=spec.count, seed=seed)
+        return outliers_of_dataset(place, like, count=count, seed=seed, data_dir=data_dir)
+    return outliers_of_folder(Path(place), like, count=count, seed=seed)
