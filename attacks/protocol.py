@@ -117,7 +117,7 @@ class Protocol:
         threat: norm and eps.
         engine: whose AutoAttack it runs: `"ours"`, or `"reference"` for the authors' code.
         engine_version: of our attacks, or the authors' package and its version.
-        passes: forward passes of the judge; above 1 success is a majority (randomised models).
+        passes: forward passes of the verifier; above 1 success is a majority (randomised models).
         attacks: in order.
         summary: one line.
     """

@@ -4,7 +4,7 @@
 
 A small network for digits, trained and tested with Gaussian noise on its input, is attacked by our
 engine, by the authors' code and by PGD with averaged gradients. What each leaves standing is
-judged by the majority of 1,001 passes, so that the judge's luck hardly counts, and by 9 and 31
+judged by the majority of 1,001 passes, so that the verifier's luck hardly counts, and by 9 and 31
 passes, to show how much it does there. Minutes on one core.
 """
 
@@ -22,7 +22,7 @@ from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.datasets import load_split
 from robustbench_lite.verifier import verify
 
-PASSES = 31  # of the protocol's judge
+PASSES = 31  # of the protocol's verifier
 
 
 class Noisy(nn.Module):

@@ -1,4 +1,4 @@
-"""The one judge: attacks propose images, this file alone decides what broke the network."""
+"""The one verifier: attacks propose images, this file alone decides what broke the network."""
 
 from __future__ import annotations
 

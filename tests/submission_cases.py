@@ -14,10 +14,10 @@ from robustbench_lite.leaderboard.statistics.accuracy import (
 )
 from robustbench_lite.submission.isolation import Limits
 from robustbench_lite.submission.manifest import file_hash
-from robustbench_lite.submission.review import Place
+from robustbench_lite.submission.review import RunOptions
 from robustbench_lite.submission.template import new_submission
 
-HERE = Place(data_dir=None, device="cpu", batch_size=50, threads=1)
+HERE = RunOptions(data_dir=None, device="cpu", batch_size=50, threads=1)
 LIMITS = Limits(seconds=900, gigabytes=8)  # the time only turns a hang into a failure
 EXAMPLES = 40
 

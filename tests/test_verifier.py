@@ -1,4 +1,4 @@
-"""The judge: what is broken, what is not allowed, what is an error."""
+"""The verifier: what is broken, what is not allowed, what is an error."""
 
 import subprocess
 import sys

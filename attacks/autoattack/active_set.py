@@ -43,17 +43,17 @@ class Search(Protocol):
 
         Returns:
             A new dictionary that holds all of `rows`, and at least: `x_adv` (B, C, H, W), the
-            candidate; `claim` bool (B,), whether the candidate is inside the ball and
+            candidate; `candidate` bool (B,), whether the candidate is inside the ball and
             misclassified as far as the search can tell; `left` int64 (B,), steps left, above 0.
         """
 
     def advance(self, state: Rows, steps: int) -> None:
         """Take `steps` steps, in place; no row has fewer left.
 
-        Lowers `left`. A row that claims is frozen: its `claim` and `x_adv` no longer change.
+        Lowers `left`. A row that claims is frozen: its `candidate` and `x_adv` no longer change.
         """
 
-    def deny(self, state: Rows, rows: Tensor) -> None:
+    def reject(self, state: Rows, rows: Tensor) -> None:
         """Withdraw the claims of some rows (indices): the plain network did not confirm them."""
 
 
@@ -94,7 +94,7 @@ def attack_in_slots(
     slots: int,
     passes: int = 1,
     network: nn.Module | None = None,
-    patient: bool = False,
+    keep_best_of_run: bool = False,
 ) -> Tensor:
     """Run a search on every example that is right when clean.
 
@@ -107,33 +107,33 @@ def attack_in_slots(
         slots: rows per forward pass.
         passes: forward passes per prediction; above 1 the majority decides.
         network: the one searched on, when it is another (half precision); held frozen too.
-        patient: the search claims the best of each run: attack every example, for a few passes do
-            not say which a randomised network has right, and return the last claim even where it
-            was not confirmed.
+        keep_best_of_run: the search claims the best of each run: attack every example, for a few
+            passes do not say which a randomised network has right, and return the last candidate
+            even where it was not confirmed.
 
     Returns:
-        (N, C, H, W): for a broken example the confirmed candidate, else the clean image (of a
-        patient search the last candidate).
+        (N, C, H, W): for a broken example the confirmed candidate, else the clean image (with
+        `keep_best_of_run` the last candidate).
 
     Raises:
         InputError: when a loss or gradient was not finite.
     """
     with attacked(model), attacked(network or model), torch.no_grad():
         logits = [_clean_logits(model, x, slots) for _ in range(passes)]
-        right = ((majority(logits) == y) | patient).nonzero().flatten()
+        right = ((majority(logits) == y) | keep_best_of_run).nonzero().flatten()
         found = x.clone()
         if len(right):
             rows = {"x": x, "y": y, "ids": ids, "logits": logits[0]}
             rows = {name: values[right] for name, values in rows.items()}
 
             def confirm(x_adv: Tensor, labels: Tensor) -> Tensor:
-                # A success is what the judge calls one: more than half of the passes are wrong.
+                # A success is what the verifier calls one: more than half of the passes are wrong.
                 wrong = sum((model(x_adv).argmax(dim=1) != labels).int() for _ in range(passes))
                 assert isinstance(wrong, Tensor)
                 return 2 * wrong > passes
 
             found[right] = run_slots(
-                search, rows, slots=slots, confirm=confirm, keep_denied=patient
+                search, rows, slots=slots, confirm=confirm, keep_rejected=keep_best_of_run
             ).x_adv
     return found
 
@@ -149,7 +149,7 @@ def run_slots(
     *,
     slots: int,
     confirm: Callable[[Tensor, Tensor], Tensor],
-    keep_denied: bool = False,
+    keep_rejected: bool = False,
 ) -> Found:
     """Run a search on all rows, `slots` at a time.
 
@@ -158,7 +158,7 @@ def run_slots(
         rows: see `Search.begin`, without `run`; may be empty of examples.
         slots: rows held at once, at least 1.
         confirm: candidates (B, C, H, W) and labels (B,) to whether each is broken (B,).
-        keep_denied: of an example that is never broken, return the last candidate.
+        keep_rejected: of an example that is never broken, return the last candidate.
     """
     out, broken = rows["x"].clone(), torch.zeros_like(rows["y"], dtype=torch.bool)
     waiting = torch.arange(len(broken), device=broken.device)
@@ -175,11 +175,11 @@ def run_slots(
             return Found(out, broken)
         search.advance(state, min(period, int(state["left"].min())))
         search.finite.raise_if_not("loss or gradient", "step {} of the search")
-        if keep_denied:
-            out[state["slot_of"][state["claim"]]] = state["x_adv"][state["claim"]]
-        done, denied = _confirmed(search, state, confirm)
-        # A row that is denied stood still since its claim, and may claim again at once.
-        period = 1 if denied else min(2 * period, _LONGEST_PERIOD)
+        if keep_rejected:
+            out[state["slot_of"][state["candidate"]]] = state["x_adv"][state["candidate"]]
+        done, rejected = _confirmed(search, state, confirm)
+        # A row that is rejected stood still since its claim, and may claim again at once.
+        period = 1 if rejected else min(2 * period, _LONGEST_PERIOD)
         out[state["slot_of"][done]] = state["x_adv"][done]
         broken[state["slot_of"][done]] = True
         state = _next_runs(search, state, done)
@@ -189,16 +189,16 @@ def _confirmed(
     search: Search, state: Rows, confirm: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, bool]:
     """Which rows are broken (B,): those whose claims hold. Were others' claims withdrawn?"""
-    claims = state["claim"].nonzero().flatten()
-    done = torch.zeros_like(state["claim"])
-    if not len(claims):
+    candidates = state["candidate"].nonzero().flatten()
+    done = torch.zeros_like(state["candidate"])
+    if not len(candidates):
         return done, False
-    held = confirm(state["x_adv"][claims], state["y"][claims])
-    done[claims[held]] = True
-    denied = claims[~held]
-    if len(denied):
-        search.deny(state, denied)
-    return done, bool(len(denied))
+    held = confirm(state["x_adv"][candidates], state["y"][candidates])
+    done[candidates[held]] = True
+    rejected = candidates[~held]
+    if len(rejected):
+        search.reject(state, rejected)
+    return done, bool(len(rejected))
 
 
 def _next_runs(search: Search, state: Rows, done: Tensor) -> Rows:

@@ -84,7 +84,7 @@ class _Apgd(Attack):
             targets=self.n_targets,
             eot=self.eot,
             device=x.device,
-            patient=several,
+            keep_best_of_run=several,
         )
         return attack_in_slots(
             search,
@@ -95,7 +95,7 @@ class _Apgd(Attack):
             slots=terms.batch_size,
             passes=terms.passes,
             network=terms.network,
-            patient=several,
+            keep_best_of_run=several,
         )
 
     def _rule(self, terms: RunTerms, *, like: Tensor) -> Rule:

@@ -18,11 +18,11 @@ Draw = Callable[[Rows], Tensor]  # rows to the noise of their runs' starts (B, C
 
 
 class AutoPGD:
-    """A `Search` (see slots): Croce and Hein 2020, arXiv:2003.01690, Alg. 1.
+    """A `Search` (see active_set): Croce and Hein 2020, arXiv:2003.01690, Alg. 1.
 
-    Claims the first misclassified point; a patient one, for randomised networks, where one such
-    point is luck, the point of the largest loss when its run is over. Every row has its own step
-    count, schedule and run; which rows are at which step is known to the device alone, so nothing
+    Claims the first misclassified point; with `keep_best_of_run`, for randomised networks, where
+    one such point is luck, the point of the largest loss when its run is over. Every row has its
+    own step count, schedule and run; which rows are at which step only the device knows, so nothing
     here waits for it.
 
     Args:
@@ -34,7 +34,7 @@ class AutoPGD:
         targets: wrong classes to aim at, the likeliest on the clean image first; 0 for none.
         eot: passes per gradient.
         device: of the images.
-        patient: claim nothing before a run is over.
+        keep_best_of_run: claim nothing before a run is over.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class AutoPGD:
         targets: int,
         eot: int,
         device: torch.device,
-        patient: bool = False,
+        keep_best_of_run: bool = False,
     ) -> None:
         self._network, self._loss, self._rule, self._draw = network, loss, rule, draw
         self._restarts, self._targets, self._eot = restarts, targets, eot
-        self._patient = patient
+        self._keep_best_of_run = keep_best_of_run
         self._last = len(rule.opens) - 1  # evaluations after the start
         self._evaluations = 0
         self.finite = FiniteCheck(device)
@@ -70,7 +70,7 @@ class AutoPGD:
         loss, gradient, wrong = self._evaluate(state)
         state["gradient"], state["best_gradient"] = gradient, gradient.clone()
         state["best_loss"] = loss
-        state["claim"] = wrong & self._rule.counts[0] & (not self._patient)
+        state["candidate"] = wrong & self._rule.counts[0] & (not self._keep_best_of_run)
         state["left"] = torch.full_like(rows["y"], self._last)
         return state | self._rule.fields(state)
 
@@ -78,14 +78,14 @@ class AutoPGD:
         for _ in range(steps):
             self._step(state)
 
-    def deny(self, state: Rows, rows: Tensor) -> None:
-        state["claim"][rows] = False
+    def reject(self, state: Rows, rows: Tensor) -> None:
+        state["candidate"][rows] = False
         # Without momentum: the steps a row waited for the verdict must not show in what it does.
         if "previous" in state:
             state["previous"][rows] = state["x_adv"][rows]
 
     def _step(self, state: Rows) -> None:
-        live = ~state["claim"]
+        live = ~state["candidate"]
         evaluation = self._last - state["left"] + 1
         moved = self._rule.move(state, evaluation)
         state["x_adv"] = _select(~live, state["x_adv"], moved)
@@ -97,13 +97,13 @@ class AutoPGD:
         state["best_loss"] = torch.where(better, loss, state["best_loss"])
         back = self._rule.adapt(state, loss, live, evaluation)
         counts = self._rule.counts[evaluation]
-        if self._patient:
+        if self._keep_best_of_run:
             over = live & (state["left"] == 1)
             state["x_adv"] = _select(over, state["best"], state["x_adv"])
-            state["claim"] = state["claim"] | over
+            state["candidate"] = state["candidate"] | over
         else:
-            state["claim"] = state["claim"] | (wrong & counts)
-        back &= ~state["claim"]  # a claimed point stays
+            state["candidate"] = state["candidate"] | (wrong & counts)
+        back &= ~state["candidate"]  # a claimed point stays
         state["x_adv"] = _select(back, state["best"], state["x_adv"])
         state["gradient"] = _select(back, state["best_gradient"], gradient)
         state["left"] = state["left"] - live.to(torch.int64)
@@ -115,7 +115,7 @@ class AutoPGD:
             state["x_adv"],
             lambda z: self._loss(z, state),
             eot=self._eot,
-            mean_loss=self._patient,
+            mean_loss=self._keep_best_of_run,
         )
         # A sum is finite only if all its terms are, and is one pass over the images.
         self.finite.note(self._evaluations, loss, gradient.flatten(1).sum(dim=1))

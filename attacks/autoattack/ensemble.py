@@ -17,7 +17,7 @@ from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import Norm
 
 Version = Literal["standard", "plus", "rand"]
-LOOKS = 2  # times the judge's passes, to see how often a randomised network is wrong
+PASSES_PER_CHECK = 2  # times the verifier's passes, to see how often a randomised network is wrong
 _SETTLED = 0.75  # share of passes that must be wrong for an example to leave: no matter of luck
 # Croce and Hein 2020, Sec. 4 and 5, as their code sets them.
 _APGD: dict[str, Any] = {"steps": 100, "rho": 0.75}
@@ -89,7 +89,7 @@ class AutoAttack(Attack):
         """`standard` on an example that survives, K >= 10: 7,815 forwards and 1,910 backwards."""
         total = cost_of_stages(self.version, norm, num_classes, passes)
         if passes > 1:  # how often each stage's candidate is wrong
-            total += Cost(LOOKS * passes * len(self.stages(norm)), 0)
+            total += Cost(PASSES_PER_CHECK * passes * len(self.stages(norm)), 0)
         return total
 
     def by_authors(self) -> tuple[str, Mapping[str, object]]:
@@ -133,8 +133,8 @@ def cost_of_stages(version: Version, norm: Norm, num_classes: int, passes: int) 
 
 
 def _share_wrong(model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
-    """In which share (B,) of passes a randomised network is wrong, of more than the judge takes."""
-    times = LOOKS * terms.passes
+    """In which share (B,) of passes a randomised network is wrong, of more than the verifier takes."""
+    times = PASSES_PER_CHECK * terms.passes
     with attacked(model), torch.no_grad():
         wrong = [
             torch.stack([model(images).argmax(dim=1) != labels for _ in range(times)]).sum(dim=0)

@@ -117,7 +117,7 @@ class FabT(Fab):
 class FabSearch:
     """FAB as a step machine; the candidate is the smallest misclassified point so far.
 
-    A claiming row stands still, its `left` too: denied, it goes on from where it claimed.
+    A claiming row stands still, its `left` too: rejected, it goes on from where it claimed.
 
     Args:
         network: the one to search on.
@@ -141,7 +141,7 @@ class FabSearch:
             "x_adv": x.clone(),
             "at": self._start(rows),
             "best": torch.full_like(x[:, 0, 0, 0], torch.inf),
-            "claim": torch.zeros_like(y, dtype=torch.bool),
+            "candidate": torch.zeros_like(y, dtype=torch.bool),
             "left": torch.full_like(y, self._rules.steps),
         }
         if self._rules.n_targets:
@@ -160,7 +160,7 @@ class FabSearch:
             lead, gradient = self._linearise(state)
             at = self._step(state["at"], x, lead, gradient)
             logits = self._network(at)
-            going = ~state["claim"]
+            going = ~state["candidate"]
             wrong = logits.argmax(dim=1) != y
             size = self._length(at - x)
             better = going & wrong & (size < state["best"])
@@ -169,16 +169,16 @@ class FabSearch:
             state["best"] = torch.where(better, size, state["best"])
             kept = torch.where(wrong, self._rules.beta, 1.0).to(at)
             state["at"] = torch.lerp(x, at, per_example(kept, at))
-            state["claim"] = state["best"] <= self._terms.eps
+            state["candidate"] = state["best"] <= self._terms.eps
             state["left"] = state["left"] - going.long()
             watched = lead + gradient.flatten(1).sum(dim=1) + logits.sum(dim=1, dtype=lead.dtype)
             seen.append(watched)
         self.finite.note(self._advances, torch.stack(seen))
         self._advances += 1
 
-    def deny(self, state: Rows, rows: Tensor) -> None:
-        """See `Search.deny`. A denied row goes on from where its claim would have led."""
-        state["claim"][rows] = False
+    def reject(self, state: Rows, rows: Tensor) -> None:
+        """See `Search.reject`. A rejected row goes on from where its claim would have led."""
+        state["candidate"][rows] = False
         state["best"][rows] = torch.inf
         state["at"][rows] = torch.lerp(state["x"][rows], state["x_adv"][rows], self._rules.beta)
 

@@ -78,7 +78,7 @@ class Square(Attack):
 class SquareSearch:
     """The Square Attack as a step machine: a step is a query, the first one of the start.
 
-    A claiming row stands still, its `left` too: denied, it goes on from where it claimed.
+    A claiming row stands still, its `left` too: rejected, it goes on from where it claimed.
 
     Args:
         network: the one to query.
@@ -109,7 +109,7 @@ class SquareSearch:
             **rows,
             "x": x,
             **self._moves.start(x, random_bits(words, n_bits)),
-            "claim": torch.zeros_like(y, dtype=torch.bool),
+            "candidate": torch.zeros_like(y, dtype=torch.bool),
             "left": torch.full_like(y, len(self._sizes)),
             # The margin of x_adv; float64 takes that of any network as it is.
             "margin": torch.full_like(y, -torch.inf, dtype=torch.float64),
@@ -132,7 +132,7 @@ class SquareSearch:
         """Query once for each of `words` (S, B, n) and sides of windows (S, B)."""
         queries = self._moves.plan(state, words, sizes)
         # What a query must exceed; a row that claims is frozen by a bar that nothing exceeds.
-        bar = state["margin"].masked_fill(state["claim"], torch.inf)
+        bar = state["margin"].masked_fill(state["candidate"], torch.inf)
         values, betters = [], []
         for k in range(len(words)):
             value = margin(self._network(queries.propose(k)).double(), state["y"])
@@ -149,14 +149,14 @@ class SquareSearch:
         state["margin"] = torch.maximum(state["margin"], kept)
         # Short of a claim all margins are below 0: a misclassified point is always better.
         claims = betters & (values >= 0.0)
-        frozen = state["claim"] | (claims.cumsum(dim=0) - claims.long()).bool()  # (S, B)
+        frozen = state["candidate"] | (claims.cumsum(dim=0) - claims.long()).bool()  # (S, B)
         self.finite.note(self._advances, values.masked_fill(frozen, 0.0))
         state["left"] = state["left"] - (~frozen).sum(dim=0)
-        state["claim"] = state["claim"] | claims.any(dim=0)
+        state["candidate"] = state["candidate"] | claims.any(dim=0)
 
-    def deny(self, state: Rows, rows: Tensor) -> None:
-        """See `Search.deny`. A denied row claims again when it finds a larger margin."""
-        state["claim"][rows] = False
+    def reject(self, state: Rows, rows: Tensor) -> None:
+        """See `Search.reject`. A rejected row claims again when it finds a larger margin."""
+        state["candidate"][rows] = False
 
     def _words(self, n_words: int, rows: Rows, step: Tensor) -> Tensor:
         return random_words(

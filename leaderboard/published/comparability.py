@@ -11,8 +11,8 @@ from typing import Literal
 from robustbench_lite.leaderboard.published.records import ACCURACIES, CLEAN, Cell, Row
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
-Word = Literal["match", "consistent", "differs", "not comparable"]
-VERDICTS: tuple[Word, ...] = ("match", "consistent", "differs", "not comparable")
+Outcome = Literal["match", "consistent", "differs", "not comparable"]
+VERDICTS: tuple[Outcome, ...] = ("match", "consistent", "differs", "not comparable")
 ATTACK_RANDOMNESS = Fraction(2, 1000)  # 0.2 points: another seed of the same attack
 ENOUGH_SEEDS = 3  # fewer have no spread to speak of
 
@@ -21,7 +21,7 @@ Settings = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelProvenance:
     """How a network relates to the published row.
 
     Args:
@@ -72,7 +72,7 @@ class Measured:
     model_hash: str
     architecture: str
     flags: tuple[str, ...]
-    origin: Origin
+    origin: ModelProvenance
 
     @property
     def value(self) -> Fraction:
@@ -81,7 +81,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Comparison:
     """What can be said of one published number.
 
     Args:
@@ -93,7 +93,7 @@ class Verdict:
         tolerance: what `accepted` is made of, in words.
     """
 
-    word: Word
+    word: Outcome
     reasons: tuple[str, ...]
     ours: float | None = None
     interval: tuple[float, float] | None = None
@@ -108,7 +108,7 @@ def judge(
     *,
     stated: Sequence[Settings],
     whole: int,
-) -> Verdict:
+) -> Comparison:
     """Hold our numbers against a published one.
 
     Published weights on the same images: rounding + 0.2 points. Retrained by the row's recipe with
@@ -136,11 +136,11 @@ def judge(
         )
     )
     if obstacles:
-        return Verdict("not comparable", tuple(obstacles), float(mean), interval)
+        return Comparison("not comparable", tuple(obstacles), float(mean), interval)
     subset = measured[0].n < whole
     seeds = len({one.origin.seed for one in measured})
     published = measured[0].origin.kind == "published weights"
-    best: Word = "match"
+    best: Outcome = "match"
     if subset or not (published or seeds >= ENOUGH_SEEDS):
         best = "consistent"
         low, high = (Fraction(bound) for bound in interval)
@@ -151,7 +151,7 @@ def judge(
         accepted = mean - cell.rounding - slack, mean + cell.rounding + slack
         tolerance = "rounding + 0.2 points" if published else f"rounding + spread of {seeds} seeds"
     inside = accepted[0] <= cell.accuracy <= accepted[1]
-    return Verdict(
+    return Comparison(
         best if inside else "differs",
         tuple(_grounds(cell, measured, subset, seeds, whole)),
         float(mean),

@@ -87,30 +87,30 @@ def _order(table: PublishedTable) -> Iterator[Finding]:
             if cell.quantity in ACCURACIES and not cell.part and not cell.union
         ]
         clean = next((cell for cell in cells if cell.metric == CLEAN), None)
-        judge = next((cell for cell in cells if cell.metric == AA), None)
+        autoattack = next((cell for cell in cells if cell.metric == AA), None)
         for cell in cells:
             if cell.metric == CLEAN:
                 continue
             if clean and cell.metric not in NO_ATTACK_OF_THE_NETWORK and above(cell, clean):
                 yield _pair("above_clean", table, row, cell, clean)
-            if judge and cell is not judge and cell.eps == judge.eps:
-                yield from _against_autoattack(table, row, cell, judge)
+            if autoattack and cell is not autoattack and cell.eps == autoattack.eps:
+                yield from _against_autoattack(table, row, cell, autoattack)
 
 
 def _against_autoattack(
-    table: PublishedTable, row: Row, cell: Cell, judge: Cell
+    table: PublishedTable, row: Row, cell: Cell, autoattack: Cell
 ) -> Iterator[Finding]:
     if cell.metric == EXTERNAL:
-        if above(cell, judge):
-            yield _pair("external_above", table, row, cell, judge)
-        elif judge.accuracy - cell.accuracy > MUCH_BELOW:
+        if above(cell, autoattack):
+            yield _pair("external_above", table, row, cell, autoattack)
+        elif autoattack.accuracy - cell.accuracy > MUCH_BELOW:
             unmarked = row.facts.get("unreliable", "true").lower() != "true"
             extra = "; not marked as unreliable" if unmarked else ""
-            yield _pair("external_below", table, row, cell, judge, extra)
-    elif above(judge, cell):
-        yield _pair("above_weaker", table, row, judge, cell)
-    elif cell.accuracy - judge.accuracy > MUCH_ABOVE:
-        yield _pair("refuted", table, row, cell, judge)
+            yield _pair("external_below", table, row, cell, autoattack, extra)
+    elif above(autoattack, cell):
+        yield _pair("above_weaker", table, row, autoattack, cell)
+    elif cell.accuracy - autoattack.accuracy > MUCH_ABOVE:
+        yield _pair("refuted", table, row, cell, autoattack)
 
 
 def _rises(table: PublishedTable) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ STAND_IN = (
 )
 HEADINGS = (
     *("Row", "Column", "Published", "Ours", "95% interval", "Tolerance"),
-    *("Verdict", "Protocol"),
+    *("Comparison", "Protocol"),
 )
 
 

@@ -99,7 +99,7 @@ def load_results(paths: Iterable[str | Path]) -> list[Result]:
             `load_result`; `load_readable` leaves such files out.
     """
     files = find_results(paths)
-    with resting():
+    with gc_paused():
         return [load_result(file) for file in files]
 
 
@@ -120,7 +120,7 @@ def load_readable(paths: Iterable[str | Path], load: Callable[[Path], Loaded]) -
     problems: list[ResultError] = []
     files = found_files(paths, problems.append)
     loaded = []
-    with resting():
+    with gc_paused():
         for name, is_named in files:
             try:
                 loaded.append(load(Path(name)))
@@ -269,7 +269,7 @@ def _attacks(fields: Fields, protocol: ProtocolInfo, clean: Accuracy) -> dict[st
 
 
 @contextmanager
-def resting() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No collection inside the block: walking all records again and again takes a fifth."""
     collecting = gc.isenabled()
     gc.disable()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.published.reported import ReportedRow, group_reported
-from robustbench_lite.leaderboard.results.load import resting
+from robustbench_lite.leaderboard.results.load import gc_paused
 from robustbench_lite.leaderboard.results.records import REPORTED, Result
 from robustbench_lite.leaderboard.statistics.ranking import (
     UNRANKED,
@@ -75,7 +75,7 @@ def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ())
         rows `status` is `reported`, `flags` says which numbers were not read at the source,
         `source` is the paper; what a paper does not state is NaN, None or empty.
     """
-    with resting():
+    with gc_paused():
         return _table(results, reported)
 
 

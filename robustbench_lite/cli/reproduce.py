@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
     from robustbench_lite.leaderboard.published.records import PublishedTable, Row
-    from robustbench_lite.reproduction.measure import Terms
+    from robustbench_lite.reproduction.measure import ReproductionOptions
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -177,11 +177,11 @@ def _seeds(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
-def _terms(arguments: argparse.Namespace) -> Terms:
+def _terms(arguments: argparse.Namespace) -> ReproductionOptions:
     from robustbench_lite.cli.evaluate import default_folder
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.evaluation.evaluate import Settings
-    from robustbench_lite.reproduction.measure import Terms
+    from robustbench_lite.reproduction.measure import ReproductionOptions
 
     results = Path(arguments.results)
 
@@ -190,7 +190,7 @@ def _terms(arguments: argparse.Namespace) -> Terms:
         name = re.sub(r"[^\w.@-]", "_", source.name).lstrip(".") or "_"
         return results / name / default_folder(protocol_id, source.hash, data, n, arguments.seed)
 
-    return Terms(
+    return ReproductionOptions(
         results=results,
         folder=folder,
         data_dir=arguments.data_dir,

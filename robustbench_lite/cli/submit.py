@@ -11,7 +11,7 @@ from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
     from robustbench_lite.submission.isolation import Limits
-    from robustbench_lite.submission.review import Place
+    from robustbench_lite.submission.review import RunOptions
 
 _REFUSED = 1  # exit code
 
@@ -86,16 +86,16 @@ def verify(arguments: argparse.Namespace) -> int:
     return _REFUSED if verdict(findings) == "refused" else 0
 
 
-def _place(arguments: argparse.Namespace) -> Place:
+def _place(arguments: argparse.Namespace) -> RunOptions:
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.evaluation.evaluate import Settings
-    from robustbench_lite.submission.review import Place
+    from robustbench_lite.submission.review import RunOptions
 
     Settings(batch_size=arguments.batch_size, threads=arguments.threads)  # refuses 0 and less
     # Absolute: submitted code runs in another folder.
     data_dir = str(Path(arguments.data_dir).resolve()) if arguments.data_dir else None
     device = str(choose_device(arguments.device))
-    return Place(data_dir, device, arguments.batch_size, arguments.threads)
+    return RunOptions(data_dir, device, arguments.batch_size, arguments.threads)
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:

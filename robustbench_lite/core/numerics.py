@@ -83,7 +83,7 @@ def deterministic(*, threads: int, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def memory_told(what: str, batch_size: int, advice: str) -> Iterator[None]:
+def out_of_memory_as_input_error(what: str, batch_size: int, advice: str) -> Iterator[None]:
     """One line instead of a traceback when memory runs out inside the block.
 
     Args:

@@ -20,7 +20,12 @@ from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.checkpoints.user_network import passes_of
 from robustbench_lite.core.errors import DamagedFileError, InputError
-from robustbench_lite.core.numerics import check_seed, deterministic, memory_told, plain_numerics
+from robustbench_lite.core.numerics import (
+    check_seed,
+    deterministic,
+    out_of_memory_as_input_error,
+    plain_numerics,
+)
 from robustbench_lite.core.processes import alone_in
 from robustbench_lite.core.random_numbers import fold_seed, seeded
 from robustbench_lite.core.storage import put_aside, read_sealed_json, write_sealed_json
@@ -127,7 +132,9 @@ def evaluate(
     with alone_in(out) if workers.first else nullcontext():
         # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks.
         with workers.first_alone("opening"):
-            ledger = open_ledger(out, header, wishes=settings.wishes(), begin=workers.first)
+            ledger = open_ledger(
+                out, header, explicit_settings=settings.explicit_settings(), begin=workers.first
+            )
             chunks = -(-n // int(ledger.header.settings["chunk_size"]))  # type: ignore[call-overload]
             if workers.first:
                 _put_damaged_aside(ledger, [spec.name for spec in protocol.attacks], chunks)
@@ -196,7 +203,7 @@ class _Evaluation:
 
     def _search_network(self) -> SearchNetwork:
         """What attacks search on, chosen in the numerics that they run in."""
-        with memory_told("search network", self.batch_size, "free some memory"):
+        with out_of_memory_as_input_error("search network", self.batch_size, "free some memory"):
             return search_network(
                 self.model,
                 precision=self.ledger.header.settings["precision"],  # type: ignore[arg-type]
@@ -216,7 +223,11 @@ class _Evaluation:
     def _measure_flags(self) -> None:
         """Store what the flags are raised by, before the first part."""
         checks = passes_of(self.model, "checks for flags")
-        with memory_told("checks", self.batch_size, _SMALLER), seeded(self.seed), checks:
+        with (
+            out_of_memory_as_input_error("checks", self.batch_size, _SMALLER),
+            seeded(self.seed),
+            checks,
+        ):
             measured = measure_flags(
                 self.model,
                 self.data.pixels(slice(None)),
@@ -236,7 +247,10 @@ class _Evaluation:
         # Each part has generators of its own, so a resumed run draws what an unbroken one drew.
         # (Our attacks draw by counter and do not care; randomised networks do.)
         part_seed = fold_seed(self.seed, name, chunk) % 2**63
-        with memory_told(f"{name}, chunk {chunk}", self.batch_size, _SMALLER), seeded(part_seed):
+        with (
+            out_of_memory_as_input_error(f"{name}, chunk {chunk}", self.batch_size, _SMALLER),
+            seeded(part_seed),
+        ):
             try:
                 with passes_of(self.model):
                     return self._do_part(chunk, spec)

@@ -270,14 +270,14 @@ def _dtypes() -> dict[str, str]:
 
 
 def open_ledger(
-    folder: Path, header: Header, *, wishes: Mapping[str, object], begin: bool = True
+    folder: Path, header: Header, *, explicit_settings: Mapping[str, object], begin: bool = True
 ) -> Ledger:
     """Begin a result folder, or go on with one that has the same identity.
 
     Args:
         folder: the result folder; made when missing.
         header: the terms of this call.
-        wishes: those settings that the user asked for explicitly; they must agree with a header
+        explicit_settings: those that the user asked for explicitly; they must agree with a header
             that is there already.
         begin: False reads what another worker has just begun, and writes nothing.
 
@@ -307,8 +307,8 @@ def open_ledger(
             f"{folder} holds another evaluation: {difference}; "
             "choose another --out or remove the folder"
         )
-    asked = {key: stored.settings.get(key) for key in wishes}
-    if difference := describe_difference(asked, wishes):
+    asked = {key: stored.settings.get(key) for key in explicit_settings}
+    if difference := describe_difference(asked, explicit_settings):
         raise LedgerMismatchError(
             f"{folder} was begun with other settings: {difference}; "
             "leave the option out to go on as begun, or choose another --out"

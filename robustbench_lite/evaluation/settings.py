@@ -58,7 +58,7 @@ class Settings:
         if self.precision not in (None, "float32", "mixed"):
             raise InputError(f"precision={self.precision!r} is unknown; available: float32, mixed")
 
-    def wishes(self) -> dict[str, object]:
+    def explicit_settings(self) -> dict[str, object]:
         """What was asked for explicitly."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
@@ -71,7 +71,7 @@ class Settings:
             "evidence": "none",
             "precision": "float32",
         }
-        return defaults | self.wishes()
+        return defaults | self.explicit_settings()
 
 
 def evaluation_header(

@@ -95,7 +95,7 @@ class Workers:
         if store is None:
             return make()
         made = json.dumps(make()) if self.first else ""
-        with _store_told():
+        with _store_errors():
             if self.first:
                 store.set(name, made)
             else:
@@ -127,7 +127,7 @@ class Workers:
         """A number that all workers see, after adding to it; alone there is nobody to count for."""
         if self.store is None:
             return self.count
-        with _store_told():
+        with _store_errors():
             return int(self.store.add(name, more))
 
     def _wait(self, over: Callable[[], bool]) -> None:
@@ -136,7 +136,7 @@ class Workers:
 
 
 @contextmanager
-def _store_told() -> Iterator[None]:
+def _store_errors() -> Iterator[None]:
     """One line when the store is gone, which is when whoever ran it was killed."""
     try:
         yield

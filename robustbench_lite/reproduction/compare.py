@@ -11,13 +11,17 @@ from robustbench_lite.core.describe_diff import describe_difference
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import DATASETS, dataset_info, load_split
 from robustbench_lite.datasets.catalogue import KNOWN_VARIANTS
-from robustbench_lite.leaderboard.published.comparability import Origin, judge, unmeasurable
+from robustbench_lite.leaderboard.published.comparability import (
+    ModelProvenance,
+    judge,
+    unmeasurable,
+)
 from robustbench_lite.leaderboard.published.records import CLEAN, Cell, Row
 from robustbench_lite.leaderboard.published.reproductions import Reproduction, unmeasured
 from robustbench_lite.reproduction.measure import (
-    Bench,
     Reporter,
-    Terms,
+    ReproductionOptions,
+    ResultFinder,
     attacks_of,
     compared_settings,
     published_protocol,
@@ -45,15 +49,15 @@ def assign(
     """
     found: dict[str, list[LoadedModel]] = {row.id: [] for row in rows}
     for named, network in networks:
-        homes = _homes(rows, named, network)
-        if not homes:
+        matching = _matching_rows(rows, named, network)
+        if not matching:
             by = _recipe_name(network.card)
             raise InputError(
                 f"{network.name} ({f'trained by recipe {by}' if by else 'of no recipe'}) is none "
                 f"of the {len(rows)} rows chosen: choose its row with --rows, or write "
                 "ROW=CHECKPOINT"
             )
-        for row in homes:
+        for row in matching:
             if network.card is not None and network.card.dataset != row.dataset:
                 raise InputError(
                     f"{network.name} was trained on {network.card.dataset}, row {row.id} is on "
@@ -63,7 +67,7 @@ def assign(
     return {row_id: networks for row_id, networks in found.items() if networks}
 
 
-def _homes(rows: Sequence[Row], named: str, network: LoadedModel) -> list[Row]:
+def _matching_rows(rows: Sequence[Row], named: str, network: LoadedModel) -> list[Row]:
     if named:
         return [row for row in rows if named in (row.id, row.id.rpartition("/")[2])]
     by_weights = [row for row in rows if row.weights and row.weights == network.hash]
@@ -72,7 +76,7 @@ def _homes(rows: Sequence[Row], named: str, network: LoadedModel) -> list[Row]:
     return by_weights or by_recipe or (list(rows) if len(rows) == 1 else [])
 
 
-def origin_of(row: Row, source: LoadedModel, terms: Terms) -> Origin:
+def provenance_of(row: Row, source: LoadedModel, terms: ReproductionOptions) -> ModelProvenance:
     """How a network relates to a row: by its hash, by its recipe, or by what the user says.
 
     Raises:
@@ -80,9 +84,9 @@ def origin_of(row: Row, source: LoadedModel, terms: Terms) -> Origin:
     """
     card = source.card
     if row.weights and row.weights == source.hash:
-        return Origin("published weights")
+        return ModelProvenance("published weights")
     if card is None or not card.recipe:
-        return Origin("published weights" if terms.released else "unknown")
+        return ModelProvenance("published weights" if terms.released else "unknown")
     if terms.released:
         raise InputError(
             f"--released, but {source.name} was trained here by recipe {_recipe_name(card)}: the "
@@ -90,9 +94,9 @@ def origin_of(row: Row, source: LoadedModel, terms: Terms) -> Origin:
         )
     seed = card.seed
     if not row.recipe:
-        return Origin("unknown", seed=seed, selection=card.selection)
+        return ModelProvenance("unknown", seed=seed, selection=card.selection)
     wanted = load_recipe(row.recipe).as_dict()
-    return Origin(
+    return ModelProvenance(
         "retrained",
         seed=seed,
         selection=card.selection,
@@ -104,7 +108,7 @@ def origin_of(row: Row, source: LoadedModel, terms: Terms) -> Origin:
 def compare_rows(
     rows: Sequence[Row],
     networks: Mapping[str, Sequence[LoadedModel]],
-    terms: Terms,
+    terms: ReproductionOptions,
     *,
     progress: Reporter,
 ) -> list[Reproduction]:
@@ -133,7 +137,7 @@ def compare_rows(
 def compare_row(
     row: Row,
     sources: Sequence[LoadedModel],
-    terms: Terms,
+    terms: ReproductionOptions,
     *,
     progress: Reporter,
 ) -> list[Reproduction]:
@@ -153,13 +157,13 @@ def compare_row(
     if row.dataset not in DATASETS:
         return [unmeasured(row, cell, f"data set {row.dataset} is not here") for cell in row.cells]
     data = load_split(row.dataset, "test", data_dir=terms.data_dir, progress=True)
-    origins = [origin_of(row, source, terms) for source in sources]
+    origins = [provenance_of(row, source, terms) for source in sources]
     _check_seeds(row, origins)
-    bench = Bench(data, terms, progress)
+    bench = ResultFinder(data, terms, progress)
     return [_compare_cell(row, cell, sources, origins, bench) for cell in row.cells]
 
 
-def _check_seeds(row: Row, origins: Sequence[Origin]) -> None:
+def _check_seeds(row: Row, origins: Sequence[ModelProvenance]) -> None:
     """Several networks for one row are seeds of one recipe, each once."""
     kinds = sorted({origin.kind for origin in origins})
     if len(kinds) > 1:
@@ -177,8 +181,8 @@ def _compare_cell(
     row: Row,
     cell: Cell,
     sources: Sequence[LoadedModel],
-    origins: Sequence[Origin],
-    bench: Bench,
+    origins: Sequence[ModelProvenance],
+    bench: ResultFinder,
 ) -> Reproduction:
     terms = bench.terms
     if reason := unmeasurable(cell):

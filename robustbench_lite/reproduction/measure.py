@@ -16,7 +16,11 @@ from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evaluate import Progress, Settings, evaluate
-from robustbench_lite.leaderboard.published.comparability import Measured, Origin, unmeasurable
+from robustbench_lite.leaderboard.published.comparability import (
+    Measured,
+    ModelProvenance,
+    unmeasurable,
+)
 from robustbench_lite.leaderboard.published.load import published_folder
 from robustbench_lite.leaderboard.published.records import CLEAN, Cell, Row
 from robustbench_lite.leaderboard.results.load import find_results, load_result
@@ -32,7 +36,7 @@ Reporter = Callable[[str], Callable[[Progress], None]]
 
 
 @dataclass(frozen=True)
-class Terms:
+class ReproductionOptions:
     """What the user chose for a whole call.
 
     Args:
@@ -78,7 +82,7 @@ def published_protocol(name: str, *, eps: str, engine: str | None = None) -> Pro
     return protocol
 
 
-class Bench:
+class ResultFinder:
     """One data set, and every result on it that is there or still to be made.
 
     Args:
@@ -87,7 +91,7 @@ class Bench:
         progress: see `Reporter`.
     """
 
-    def __init__(self, data: Split, terms: Terms, progress: Reporter) -> None:
+    def __init__(self, data: Split, terms: ReproductionOptions, progress: Reporter) -> None:
         self.data, self.terms, self.progress = data, terms, progress
         self.results = stored_results(terms.results)
 
@@ -109,7 +113,7 @@ class Bench:
     def measure(
         self,
         source: LoadedModel,
-        origin: Origin,
+        origin: ModelProvenance,
         protocol: Protocol,
         wanted: Sequence[AttackSpec],
         n: int,

@@ -10,7 +10,7 @@ from typing import Any
 
 from robustbench_lite.checkpoints.model_source import LoadedModel, resolve_model
 from robustbench_lite.datasets import load_split
-from robustbench_lite.leaderboard.published.comparability import Measured, Origin, judge
+from robustbench_lite.leaderboard.published.comparability import Measured, ModelProvenance, judge
 from robustbench_lite.leaderboard.published.consistency import differ
 from robustbench_lite.leaderboard.published.records import (
     ACCURACIES,
@@ -22,7 +22,12 @@ from robustbench_lite.leaderboard.published.records import (
 )
 from robustbench_lite.leaderboard.published.reproductions import Order, Reproduction, unmeasured
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
-from robustbench_lite.reproduction.measure import Bench, Reporter, Terms, published_protocol
+from robustbench_lite.reproduction.measure import (
+    Reporter,
+    ReproductionOptions,
+    ResultFinder,
+    published_protocol,
+)
 from robustbench_lite.training.loop import TrainingProgress, train
 from robustbench_lite.training.recipe import Recipe, load_recipe, recipe_from_dict
 
@@ -88,12 +93,12 @@ class StandIns:
     def __init__(
         self,
         runs: Path,
-        terms: Terms,
+        terms: ReproductionOptions,
         progress: Reporter,
         training: Callable[[], Callable[[TrainingProgress], None]],
     ) -> None:
         self.runs, self.terms, self.training = runs, terms, training
-        self.bench = Bench(load_split("digits", "test"), terms, progress)
+        self.bench = ResultFinder(load_split("digits", "test"), terms, progress)
         self.networks: dict[str, LoadedModel] = {}
 
     def network(self, name: str) -> LoadedModel:
@@ -121,7 +126,7 @@ class StandIns:
         wanted = [spec for spec in protocol.attacks if attack in ("", spec.name)]
         return self.bench.measure(
             self.network(row.stand_in),
-            Origin("stand-in"),
+            ModelProvenance("stand-in"),
             protocol,
             [] if metric == CLEAN else wanted,
             self.terms.n or len(self.bench.data),

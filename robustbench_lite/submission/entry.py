@@ -25,7 +25,7 @@ from robustbench_lite.evaluation.progress_bar import evaluation_bar
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, file_hash, read_manifest
 from robustbench_lite.submission.network import load_network
-from robustbench_lite.submission.review import Place
+from robustbench_lite.submission.review import RunOptions
 
 if TYPE_CHECKING:
     from robustbench_lite.submission.manifest import Manifest
@@ -37,7 +37,7 @@ SCHEMA_VERSION = 1
 SEED = 0  # everybody's: a choice of seeds is a choice of rows
 
 
-def run(folder: Path, place: Place, *, allow_code: bool, limits: Limits, seed: int) -> Path:
+def run(folder: Path, place: RunOptions, *, allow_code: bool, limits: Limits, seed: int) -> Path:
     """Evaluate a submission and write its entry; the same call goes on after an interruption.
 
     Args:
@@ -84,11 +84,11 @@ def whole_manifest(folder: Path) -> Manifest:
 def job(request: dict[str, Any]) -> dict[str, object]:
     """What the isolated process does; see `run`."""
     folder, seed = Path(request.pop("folder")), int(request.pop("seed"))
-    _evaluate(folder, whole_manifest(folder), Place(**request), seed)
+    _evaluate(folder, whole_manifest(folder), RunOptions(**request), seed)
     return {}
 
 
-def _evaluate(folder: Path, manifest: Manifest, place: Place, seed: int) -> None:
+def _evaluate(folder: Path, manifest: Manifest, place: RunOptions, seed: int) -> None:
     out, show = folder / "evaluation", evaluation_bar(manifest.name)
     try:
         evaluate(

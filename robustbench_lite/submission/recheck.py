@@ -22,7 +22,7 @@ from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.results.submitted import SUBMITTED
 from robustbench_lite.leaderboard.statistics.accuracy import outcome_array
 from robustbench_lite.submission.findings import Finding
-from robustbench_lite.submission.review import Place
+from robustbench_lite.submission.review import RunOptions
 from robustbench_lite.verifier import largest_norm, verify
 
 _TIE = 1e-4  # of the largest logit: below it, other hardware may round to the other side
@@ -67,7 +67,7 @@ class Bench:
     """Network, images and claimed outcomes of one entry."""
 
     def __init__(
-        self, model: nn.Module, protocol: Protocol, result: Result, data: Split, place: Place
+        self, model: nn.Module, protocol: Protocol, result: Result, data: Split, place: RunOptions
     ) -> None:
         assert result.outcomes is not None
         self.model, self.protocol, self.result = model, protocol, result
@@ -173,7 +173,7 @@ class Bench:
         return Finding("ok", f"{len(ids)} claimed-robust examples attacked again: all hold {told}")
 
     def _broken(self, x_adv: Tensor, rows: slice | Tensor) -> Tensor:
-        """The judge's verdict on images of some rows, on the CPU."""
+        """The verifier's verdict on images of some rows, on the CPU."""
         judged = verify(
             self.model,
             self.x[rows],

@@ -29,7 +29,7 @@ _SURE = 0.999  # confidence of the interval that must hold a claim, where only s
 
 
 @dataclass(frozen=True)
-class Place:
+class RunOptions:
     """Where and how the network is run.
 
     Args:
@@ -46,7 +46,7 @@ class Place:
 
 
 def check(
-    folder: Path, place: Place, *, allow_code: bool, limits: Limits, examples: int
+    folder: Path, place: RunOptions, *, allow_code: bool, limits: Limits, examples: int
 ) -> list[Finding]:
     """Everything a reviewer would look at.
 
@@ -71,7 +71,7 @@ def check(
         fix = f"the test split has {len(data)}"
         return [*findings, Finding("error", f"claims.examples is {manifest.examples}", fix)]
     if not manifest.factory:
-        return findings + look(folder, manifest, data, place, examples=examples)
+        return findings + inspect_network(folder, manifest, data, place, examples=examples)
     if not allow_code:
         what, fix = f"{CODE} was not run, so no verdict", "read it, then add --allow-code"
         return [*findings, Finding("error", what, fix)]
@@ -86,16 +86,18 @@ def check(
 def job(request: dict[str, Any]) -> dict[str, object]:
     """What the isolated process does; see `check`."""
     folder, examples = Path(request.pop("folder")), int(request.pop("examples"))
-    place = Place(**request)
+    place = RunOptions(**request)
     manifest, findings = read_manifest(folder)
     if manifest is None:  # changed since the caller looked
         return {"findings": as_records(findings)}
     data = load_split(manifest.dataset.name, "test", data_dir=place.data_dir)
-    return {"findings": as_records(look(folder, manifest, data, place, examples=examples))}
+    return {
+        "findings": as_records(inspect_network(folder, manifest, data, place, examples=examples))
+    }
 
 
-def look(
-    folder: Path, manifest: Manifest, data: Split, place: Place, *, examples: int
+def inspect_network(
+    folder: Path, manifest: Manifest, data: Split, place: RunOptions, *, examples: int
 ) -> list[Finding]:
     """Build the network and hold it against the claims. Runs submitted code, if there is any."""
     try:
@@ -122,7 +124,7 @@ def quick_protocol(full: Protocol) -> Protocol:
 
 
 def _quick_result(
-    source: LoadedModel, data: Split, manifest: Manifest, place: Place, *, n: int
+    source: LoadedModel, data: Split, manifest: Manifest, place: RunOptions, *, n: int
 ) -> Mapping[str, Any]:
     """`result.json` of a quick evaluation: contract, flags and two attacks."""
     with tempfile.TemporaryDirectory(prefix="rbl-check-") as out:
@@ -147,7 +149,9 @@ def _flags(result: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _clean_claim(source: LoadedModel, data: Split, manifest: Manifest, place: Place) -> Finding:
+def _clean_claim(
+    source: LoadedModel, data: Split, manifest: Manifest, place: RunOptions
+) -> Finding:
     n = min(CLEAN_EXAMPLES, manifest.examples)
     part = data.subset(torch.arange(n)).to(torch.device(place.device))
     x = part.pixels(slice(None))

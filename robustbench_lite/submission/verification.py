@@ -33,13 +33,13 @@ from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, Manifest, file_hash
 from robustbench_lite.submission.network import load_network
 from robustbench_lite.submission.recheck import Bench, Sample
-from robustbench_lite.submission.review import CLAIM_TOLERANCE, Place
+from robustbench_lite.submission.review import CLAIM_TOLERANCE, RunOptions
 
 
 def verify_entry(
     entry: Path,
     submission: Path,
-    place: Place,
+    place: RunOptions,
     sample: Sample,
     *,
     allow_code: bool,
@@ -80,7 +80,7 @@ def verify_entry(
         answer = run_isolated("verify", request, limits, quiet=False)
         findings += from_records(answer["findings"])  # type: ignore[arg-type]
     else:
-        findings += look(entry, submission, manifest, result, data, place, sample)
+        findings += inspect_network(entry, submission, manifest, result, data, place, sample)
     if verdict(findings) != "refused":
         note = {
             "result": file_hash(entry / RESULT_FILE),
@@ -96,11 +96,15 @@ def verify_entry(
 def job(request: dict[str, Any]) -> dict[str, object]:
     """What the isolated process does; see `verify_entry`."""
     entry, submission = Path(request["entry"]), Path(request["submission"])
-    place, sample = Place(**request["place"]), Sample(request["k"], request["seed"])
+    place, sample = RunOptions(**request["place"]), Sample(request["k"], request["seed"])
     manifest = whole_manifest(submission)
     data = load_split(manifest.dataset.name, "test", data_dir=place.data_dir)
     result = load_result(entry / RESULT_FILE)
-    return {"findings": as_records(look(entry, submission, manifest, result, data, place, sample))}
+    return {
+        "findings": as_records(
+            inspect_network(entry, submission, manifest, result, data, place, sample)
+        )
+    }
 
 
 def check_files(
@@ -110,7 +114,7 @@ def check_files(
     stated = read_entry(entry)
     attacks = [spec.name for spec in manifest.protocol.attacks]
     anew = "`rbl submit run` writes an entry whose files belong together"
-    findings = _strangers(entry, attacks)
+    findings = _unexpected_files(entry, attacks)
     if set(stated["evidence"]) != set(attacks) or stated["name"] != manifest.name:
         what = f"{ENTRY_FILE} is not of {manifest.name} and the attacks {', '.join(attacks)}"
         findings.append(Finding("error", what, anew))
@@ -143,7 +147,7 @@ def check_files(
     return [Finding("ok", f"{len(files)} files are those that {ENTRY_FILE} states")], result
 
 
-def _strangers(entry: Path, attacks: list[str]) -> list[Finding]:
+def _unexpected_files(entry: Path, attacks: list[str]) -> list[Finding]:
     """Anything in an entry that is not part of it, or is no plain file."""
     known = {ENTRY_FILE, RESULT_FILE, FILE, EVIDENCE}
     known |= {f"{EVIDENCE}/{attack}.safetensors" for attack in attacks}
@@ -155,13 +159,13 @@ def _strangers(entry: Path, attacks: list[str]) -> list[Finding]:
     ]
 
 
-def look(
+def inspect_network(
     entry: Path,
     submission: Path,
     manifest: Manifest,
     result: Result,
     data: Split,
-    place: Place,
+    place: RunOptions,
     sample: Sample,
 ) -> list[Finding]:
     """Run the network: clean images, flags, all evidence, and the attacks on a sample."""

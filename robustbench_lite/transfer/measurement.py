@@ -18,7 +18,7 @@ from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.checkpoints.model_source import LoadedModel, check_model_contract
 from robustbench_lite.checkpoints.user_network import passes_of
 from robustbench_lite.core.errors import DamagedFileError, InputError
-from robustbench_lite.core.numerics import memory_told
+from robustbench_lite.core.numerics import out_of_memory_as_input_error
 from robustbench_lite.core.random_numbers import fold_seed
 from robustbench_lite.core.storage import read_sealed_json, write_sealed_json
 from robustbench_lite.datasets import Split
@@ -209,7 +209,12 @@ class Measurement:
     def _craft(self, source: LoadedModel) -> list[Tensor]:
         """The candidates as judged and, where those are rounded, before that."""
         crafting = passes_of(source.model, f"crafting {self.spec.name} on {source.name}")
-        with memory_told(source.name, self.batch_size, "choose a smaller --batch-size"), crafting:
+        with (
+            out_of_memory_as_input_error(
+                source.name, self.batch_size, "choose a smaller --batch-size"
+            ),
+            crafting,
+        ):
             x_adv = run_attack(
                 self.spec,
                 source.model,

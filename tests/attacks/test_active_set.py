@@ -1,4 +1,4 @@
-"""The active set: who holds a slot, who leaves, who is denied, and that it changes no outcome."""
+"""The active set: who holds a slot, who leaves, who is rejected, and that it changes no outcome."""
 
 from dataclasses import dataclass, field
 
@@ -24,13 +24,13 @@ class Countdown:
     sizes: list = field(default_factory=list)  # rows per advance
     steps: list = field(default_factory=list)
     begun: list = field(default_factory=list)  # (id, run)
-    denied: list = field(default_factory=list)
+    rejected: list = field(default_factory=list)
 
     def begin(self, rows):
         self.begun += list(zip(rows["ids"].tolist(), rows["run"].tolist(), strict=True))
         return rows | {
             "x_adv": rows["x"].clone(),
-            "claim": torch.zeros_like(rows["y"], dtype=torch.bool),
+            "candidate": torch.zeros_like(rows["y"], dtype=torch.bool),
             "left": torch.full_like(rows["y"], BUDGET),
         }
 
@@ -46,13 +46,13 @@ class Countdown:
             )
             moved = state["x"] + 0.001 * done.view(-1, 1, 1, 1)
             state["x_adv"] = torch.where(
-                (due & ~state["claim"]).view(-1, 1, 1, 1), moved, state["x_adv"]
+                (due & ~state["candidate"]).view(-1, 1, 1, 1), moved, state["x_adv"]
             )
-            state["claim"] = state["claim"] | due
+            state["candidate"] = state["candidate"] | due
 
-    def deny(self, state, rows):
-        self.denied += state["ids"][rows].tolist()
-        state["claim"] = state["claim"].index_fill(0, rows, False)
+    def reject(self, state, rows):
+        self.rejected += state["ids"][rows].tolist()
+        state["candidate"] = state["candidate"].index_fill(0, rows, False)
 
 
 def rows_of(ids):
@@ -123,7 +123,7 @@ def test_a_claim_that_is_not_confirmed_is_withdrawn_and_the_row_goes_on():
     only_second = lambda x_adv, y: x_adv[:, 0, 0, 0] > 0.005  # noqa: E731
     found = run_slots(search, rows_of([0, 1]), slots=2, confirm=only_second)
     assert found.broken.tolist() == [False, True]
-    assert search.denied == [0]
+    assert search.rejected == [0]
     assert (0, 1) in search.begun  # its next run
     assert torch.equal(found.x_adv[0], rows_of([0, 1])["x"][0])
 
@@ -131,7 +131,7 @@ def test_a_claim_that_is_not_confirmed_is_withdrawn_and_the_row_goes_on():
 def test_a_denied_row_is_looked_at_again_after_one_step():
     search = Countdown(torch.tensor([3]), torch.zeros(1, dtype=torch.int64))
     run_slots(search, rows_of([0]), slots=1, confirm=lambda x_adv, y: torch.zeros_like(y) > 0)
-    assert search.steps == [1, 2, 1, 2, 4]  # it claimed, and was denied, at the third step
+    assert search.steps == [1, 2, 1, 2, 4]  # it claimed, and was rejected, at the third step
 
 
 def test_no_examples_cost_nothing():
@@ -163,7 +163,7 @@ def test_examples_that_are_wrong_when_clean_are_left_alone():
     out = attack_in_slots(search, Fixed(), x, y, ids=torch.arange(3), slots=8)
     assert [i for i, _ in search.begun] == [0, 2]
     assert torch.equal(out, x)  # the toy's candidates are not misclassified: nothing is confirmed
-    assert search.denied == [0, 2]
+    assert search.rejected == [0, 2]
 
 
 def test_parameters_are_frozen_meanwhile_and_put_back():

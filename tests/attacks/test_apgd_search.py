@@ -48,7 +48,7 @@ def test_large_images_stay_within_the_verifiers_tolerance(norm, eps):
         size = delta.norm(dim=1) if norm == "L2" else delta.abs().sum(1)
         assert (size > 0.98 * eps).all()
         assert (size <= (eps + 1e-6 if norm == "L2" else eps * (1 + 1e-6))).all()
-        state["claim"][:] = False
+        state["candidate"][:] = False
         search.advance(state, 1)
 
 
@@ -69,23 +69,23 @@ def test_a_claim_is_frozen_and_a_denied_row_does_not_show_how_long_it_waited(cha
     net[5].bias -= net(x).mean(0)  # so that it is near its edges
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     eps = {"Linf": 0.05, "L2": 0.3, "L1": 2.0}[change[0]]
-    outcomes, denied = [], 0
+    outcomes, rejected = [], 0
     for wait in (0, 3):
         search, state = begun(net, rule_of(*change, eps, x, 20), x, noise)
         for _ in range(19):
             search.advance(state, 1)
-            claims = state["claim"].nonzero().flatten()
-            before = {name: state[name].clone() for name in ("x_adv", "left", "claim")}
-            state["claim"][:] = True  # the others wait too: only so are the outcomes comparable
+            claims = state["candidate"].nonzero().flatten()
+            before = {name: state[name].clone() for name in ("x_adv", "left", "candidate")}
+            state["candidate"][:] = True  # the others wait too: only so are the outcomes comparable
             search.advance(state, wait)
             assert torch.equal(state["x_adv"], before["x_adv"])
             assert torch.equal(state["left"], before["left"])
-            state["claim"] = before["claim"]
-            search.deny(state, claims)
-            assert not state["claim"].any()
-            denied += len(claims)
+            state["candidate"] = before["candidate"]
+            search.reject(state, claims)
+            assert not state["candidate"].any()
+            rejected += len(claims)
         outcomes.append(state)
-    assert denied > 20
+    assert rejected > 20
     for later in outcomes[1:]:
         for name in ("x_adv", "left", "best", "best_loss", "best_gradient", "gradient", "step"):
             torch.testing.assert_close(later[name], outcomes[0][name], rtol=0, atol=1e-9)

@@ -304,10 +304,10 @@ def test_looking_at_every_step_or_seldom_changes_nothing():
         states.append(search.begin(rows_of(net, x, y)))
         for n in steps:
             search.advance(states[-1], n)
-    claims = states[0]["claim"]
+    claims = states[0]["candidate"]
     assert 0 < claims.sum() < len(x)
     for state in states[1:]:
-        assert torch.equal(state["claim"], claims)
+        assert torch.equal(state["candidate"], claims)
         for name in ("x_adv", "best", "left"):
             torch.testing.assert_close(state[name], states[0][name], rtol=0, atol=1e-12)
 
@@ -319,19 +319,19 @@ def test_a_claim_stands_still_and_its_run_goes_on_from_there_when_denied():
         search = search_of(net, x, norm="L2", eps=0.11, targets=3, steps=20)
         state = search.begin(rows_of(net, x, y))
         for _ in range(9):
-            if not state["claim"].any():
+            if not state["candidate"].any():
                 search.advance(state, 1)
-        row = state["claim"].nonzero().flatten()[:1]
+        row = state["candidate"].nonzero().flatten()[:1]
         held = {name: state[name][row].clone() for name in ("x_adv", "left", "best")}
         for _ in range(late):
             search.advance(state, 1)
         for name, value in held.items():
             assert torch.equal(state[name][row], value), name
-        search.deny(state, row)
-        assert not state["claim"][row].any()
+        search.reject(state, row)
+        assert not state["candidate"][row].any()
         search.advance(state, 3)
         assert int(state["left"][row]) < int(held["left"])
-        names = ("at", "best", "x_adv", "claim", "left")
+        names = ("at", "best", "x_adv", "candidate", "left")
         states.append({name: state[name][row] for name in names})
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-12)
@@ -345,11 +345,11 @@ def test_a_denied_row_claims_again_only_with_another_candidate():
     claims = torch.zeros_like(y)
     for _ in range(15):
         search.advance(state, 1)
-        claim = state["claim"].clone()
+        claim = state["candidate"].clone()
         assert torch.equal(state["x_adv"][claim], seen.inputs[-1][claim])
         assert (net(state["x_adv"]).argmax(dim=1) != y)[claim].all()
         claims += claim
-        search.deny(state, claim.nonzero().flatten())
+        search.reject(state, claim.nonzero().flatten())
     assert (claims > 3).all()
 
 
@@ -365,7 +365,7 @@ def test_the_smallest_candidate_is_kept_and_is_the_smallest_the_network_saw():
     least = torch.where(wrong, sizes, torch.inf).amin(dim=0)
     torch.testing.assert_close(state["best"].double(), least, rtol=1e-6, atol=0)
     torch.testing.assert_close(size_of(state["x_adv"] - x, "L2"), least, rtol=1e-6, atol=0)
-    assert not state["claim"].any()
+    assert not state["candidate"].any()
 
 
 def test_already_wrong_examples_are_left_alone():

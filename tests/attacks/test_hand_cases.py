@@ -294,7 +294,7 @@ def test_the_seed_and_the_ids_fix_every_draw(name, norm):
 
 
 class Fickle(nn.Module):
-    """Another network than the judge: it takes every image for class 1."""
+    """Another network than the verifier: it takes every image for class 1."""
 
     def forward(self, x):
         score = x.flatten(1).sum(dim=1)
@@ -303,7 +303,7 @@ class Fickle(nn.Module):
 
 @pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] in SLOTTED])
 def test_claims_of_the_network_searched_on_count_only_when_the_model_confirms_them(name, norm):
-    # The judge never errs, so whatever the other network shows is a false claim.
+    # The verifier never errs, so whatever the other network shows is a false claim.
     x, y = torch.rand(6, 2, 3, 4), torch.zeros(6, dtype=torch.long)
     x_adv = attack(name, norm, Constant(), x, y, network=Fickle())
     assert torch.equal(x_adv, x)

@@ -133,20 +133,20 @@ class ClaimsAtOnce:
 
     def __init__(self):
         self.finite = FiniteCheck(torch.device("cpu"))
-        self.begun, self.denied = [], []
+        self.begun, self.rejected = [], []
 
     def begin(self, rows):
         self.begun += rows["ids"].tolist()
         claim = torch.ones_like(rows["y"], dtype=torch.bool)
         left = torch.ones_like(rows["y"])
-        return rows | {"x_adv": rows["x"] + 0.05, "claim": claim, "left": left}
+        return rows | {"x_adv": rows["x"] + 0.05, "candidate": claim, "left": left}
 
     def advance(self, state, steps):
         state["left"] = state["left"] - steps
 
-    def deny(self, state, rows):
-        self.denied += state["ids"][rows].tolist()
-        state["claim"][rows] = False
+    def reject(self, state, rows):
+        self.rejected += state["ids"][rows].tolist()
+        state["candidate"][rows] = False
 
 
 class WrongInSomePasses(nn.Module):
@@ -177,7 +177,7 @@ def test_success_is_more_than_half_of_the_passes_for_searches_as_for_the_judge(
     search = ClaimsAtOnce()
     out = attack_in_slots(search, network, x, y, ids=torch.arange(3), slots=3, passes=passes)
     assert torch.equal(out, x + 0.05 if success else x)
-    assert search.denied == ([] if success else [0, 1, 2])
+    assert search.rejected == ([] if success else [0, 1, 2])
     assert network.calls == 2 * passes
     verdict = verify(network, x, x + 0.05, y, threat=LINF, batch_size=3, passes=passes)
     assert verdict.broken.tolist() == [success] * 3
@@ -224,7 +224,7 @@ def test_one_unlucky_pass_is_no_success_when_the_majority_decides(attack, option
         )
         moved[passes] = int((out != x).flatten(1).any(dim=1).sum())
     assert moved[1] > 0
-    # Auto-PGD proposes the best point of its run in any case, and the judge decides.
+    # Auto-PGD proposes the best point of its run in any case, and the verifier decides.
     assert moved[9] == (12 if attack is apgd_ce else 0)
 
 

@@ -343,19 +343,19 @@ def test_outcome_does_not_depend_on_batch_order_or_shard(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_outcome_does_not_depend_on_how_often_the_driver_looks(monkeypatch, norm):
     x, model, place = in_one_batch(norm)
-    y, outs, denied = model(x).argmax(1), [], []
+    y, outs, rejected = model(x).argmax(1), [], []
 
     class Denying(SquareSearch):
-        def deny(self, state, rows):
-            denied.append(len(rows))
-            super().deny(state, rows)
+        def reject(self, state, rows):
+            rejected.append(len(rows))
+            super().reject(state, rows)
 
     monkeypatch.setattr(square_module, "SquareSearch", Denying)
     for period in (1, 3, 32):
         monkeypatch.setattr(slots, "_LONGEST_PERIOD", period)
         outs.append(run(model, x, y, restarts=2, **place))
     assert all(torch.equal(out, outs[0]) for out in outs)
-    assert sum(denied) > 4  # the search network is another one: claims were withdrawn
+    assert sum(rejected) > 4  # the search network is another one: claims were withdrawn
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -571,9 +571,9 @@ def test_a_denied_row_goes_on_and_claims_a_larger_margin():
         before = state["left"].item()
         search.advance(state, 1)
         assert state["left"].item() == before - 1
-        claims.append(state["claim"].item())
+        claims.append(state["candidate"].item())
         if claims[-1]:
-            search.deny(state, torch.tensor([0]))
+            search.reject(state, torch.tensor([0]))
     # A tie is a claim, as in the authors' code; the same margin again is none, nor is a lower one.
     assert claims == [False, True, False, True, False, True]
 
@@ -585,13 +585,13 @@ def test_a_claiming_row_stands_still():
     rows = {"x": x, "y": y, "ids": torch.arange(len(x)), "run": torch.zeros_like(y)}
     state = search.begin(rows)
     search.advance(state, 12)
-    claims = state["claim"].clone()
+    claims = state["candidate"].clone()
     before = {name: values.clone() for name, values in state.items()}
     search.advance(state, 6)
     assert 0 < claims.sum() < len(x)
     for name, values in state.items():
         assert torch.equal(values[claims], before[name][claims]), name
-    assert (state["left"][~claims & ~state["claim"]] == 21 - 18).all()
+    assert (state["left"][~claims & ~state["candidate"]] == 21 - 18).all()
     assert (model(state["x_adv"][claims]).argmax(1) != y[claims]).all()
 
 

@@ -32,7 +32,7 @@ from robustbench_lite.evaluation.flags.thresholds import (
     FLAGS,
     MEASURED,
     Check,
-    Measured,
+    NetworkChecks,
     raised,
     read_measured,
 )
@@ -533,7 +533,7 @@ def part(n, broken=(), stage="", linf=0.1):
 def outcomes(parts, *, n=100, crafted=(0, ())):
     attacks = [{"name": name, "title": name, **ATTACKS[name]} for name in parts]
     protocol = {"norm": "Linf", "eps_value": 0.1, "attacks": attacks}
-    measured = Measured({}, *crafted)
+    measured = NetworkChecks({}, *crafted)
     return outcome_checks(protocol, {"clean": part(n), **parts}, measured)
 
 

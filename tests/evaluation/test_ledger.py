@@ -44,16 +44,16 @@ def rows(n=2):
 
 def begun(folder):
     """A folder with one finished part."""
-    ledger = open_ledger(folder, HEADER, wishes={})
+    ledger = open_ledger(folder, HEADER, explicit_settings={})
     ledger.write_part("pgd", 0, rows(), None)
     return ledger
 
 
 def test_a_folder_without_a_finished_part_takes_new_terms(tmp_path):
-    open_ledger(tmp_path / "r", HEADER, wishes={})
+    open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     settings = {**HEADER.settings, "batch_size": 7}
     other = Header({"seed": 1}, settings, HEADER.environment, HEADER.about)
-    assert open_ledger(tmp_path / "r", other, wishes={"batch_size": 7}).header == other
+    assert open_ledger(tmp_path / "r", other, explicit_settings={"batch_size": 7}).header == other
     assert read_header(tmp_path / "r") == other
 
 
@@ -66,7 +66,7 @@ def test_a_part_of_another_attack_is_refused(tmp_path):
 
 
 def test_a_part_comes_back_as_it_was_and_counts_as_done(tmp_path):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     assert ledger.missing(["pgd"], 1) == [(0, "clean"), (0, "pgd")]
     ledger.write_part("pgd", 0, rows(), None)
     assert ledger.missing(["pgd"], 1) == [(0, "clean")]
@@ -76,7 +76,7 @@ def test_a_part_comes_back_as_it_was_and_counts_as_done(tmp_path):
 
 
 def test_an_empty_part_keeps_its_types(tmp_path):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     ledger.write_part("pgd", 0, rows(0), None)
     assert str(ledger.read_part("pgd", 0)["broken"].dtype) == "bool"
 
@@ -84,7 +84,7 @@ def test_an_empty_part_keeps_its_types(tmp_path):
 def test_images_are_kept_beside_the_part_when_asked(tmp_path):
     from safetensors.torch import load_file
 
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     images = torch.rand(2, 1, 3, 3)
     ledger.write_part("pgd", 0, rows(), {"x_adv": images})
     assert torch.equal(load_file(ledger.evidence_path("pgd", 0))["x_adv"], images)
@@ -96,27 +96,30 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
     with pytest.raises(
         LedgerMismatchError, match="seed: 0 there, 1 now; model.hash: sha256:a there, sha256:b now"
     ):
-        open_ledger(tmp_path / "r", other, wishes={})
+        open_ledger(tmp_path / "r", other, explicit_settings={})
 
 
 def test_settings_come_from_the_folder_and_only_explicit_wishes_must_agree(tmp_path):
     begun(tmp_path / "r")
     settings = {"batch_size": 7, "chunk_size": 500, "threads": 1}
     later = Header(HEADER.identity, settings, HEADER.environment, HEADER.about)
-    assert open_ledger(tmp_path / "r", later, wishes={}).header.settings["batch_size"] == 500
+    assert (
+        open_ledger(tmp_path / "r", later, explicit_settings={}).header.settings["batch_size"]
+        == 500
+    )
     with pytest.raises(LedgerMismatchError, match="batch_size: 500 there, 7 now"):
-        open_ledger(tmp_path / "r", later, wishes={"batch_size": 7})
+        open_ledger(tmp_path / "r", later, explicit_settings={"batch_size": 7})
 
 
 def test_what_is_only_shown_is_that_of_the_latest_call(tmp_path):
     begun(tmp_path / "r")
     later = replace(HEADER, about={"defense": "another word"})
-    assert open_ledger(tmp_path / "r", later, wishes={}).header == later
+    assert open_ledger(tmp_path / "r", later, explicit_settings={}).header == later
     assert read_header(tmp_path / "r") == later
 
 
 def test_another_environment_is_refused_while_work_is_left(tmp_path):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     fix_environment(ledger, HEADER.environment, begin=True)
     with pytest.raises(LedgerMismatchError, match=r"versions.torch: 2.13.0 there, 2.14.0 now"):
         fix_environment(ledger, {"versions": {"torch": "2.14.0"}, "git_commit": "abc"}, begin=False)
@@ -125,13 +128,13 @@ def test_another_environment_is_refused_while_work_is_left(tmp_path):
 def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match=r"not empty and no result folder \(thesis.tex\)"):
-        open_ledger(tmp_path, HEADER, wishes={})
+        open_ledger(tmp_path, HEADER, explicit_settings={})
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
 def test_a_leftover_of_a_killed_process_does_not_stop_the_next(tmp_path):
     (tmp_path / ".header.json.123.tmp").write_text("{")
-    open_ledger(tmp_path, HEADER, wishes={})
+    open_ledger(tmp_path, HEADER, explicit_settings={})
     assert read_header(tmp_path) == HEADER
 
 
@@ -167,7 +170,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_part_is_named_and_put_aside_with_its_images(tmp_path, damage):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     for chunk in (0, 1):
         ledger.write_part("pgd", chunk, rows(), {"x_adv": torch.rand(2, 1, 3, 3)})
     path, images = ledger.part_path("pgd", 0), ledger.evidence_path("pgd", 0)
@@ -186,7 +189,7 @@ def test_a_damaged_part_is_named_and_put_aside_with_its_images(tmp_path, damage)
 
 
 def test_no_flipped_bit_of_a_part_changes_a_row_or_ends_in_another_error(tmp_path):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     ledger.write_part("pgd", 0, rows(), None)
     path, sound = ledger.part_path("pgd", 0), ledger.read_part("pgd", 0)
     content = path.read_bytes()
@@ -202,7 +205,7 @@ def test_no_flipped_bit_of_a_part_changes_a_row_or_ends_in_another_error(tmp_pat
 
 @pytest.mark.parametrize("damage", [*DAMAGES, lambda content: flipped(content, 4003), None])
 def test_damaged_or_missing_images_put_their_part_aside(tmp_path, damage):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     ledger.write_part("pgd", 0, rows(), {"x_adv": torch.rand(2, 1, 30, 30)})
     images = ledger.evidence_path("pgd", 0)
     if damage is None:
@@ -216,7 +219,7 @@ def test_damaged_or_missing_images_put_their_part_aside(tmp_path, damage):
 
 
 def test_parts_that_changed_places_are_damaged(tmp_path):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     for attack in ("pgd", "fgsm"):
         for chunk in (0, 1):
             ledger.write_part(attack, chunk, rows().assign(attack=attack), None)
@@ -227,7 +230,7 @@ def test_parts_that_changed_places_are_damaged(tmp_path):
 
 
 def test_a_part_without_a_checksum_is_read_in_folders_of_older_versions_only(tmp_path):
-    ledger = open_ledger(tmp_path / "r", HEADER, wishes={})
+    ledger = open_ledger(tmp_path / "r", HEADER, explicit_settings={})
     ledger.write_part("pgd", 0, rows(), None)
     path = ledger.part_path("pgd", 0)
     table = pyarrow.parquet.read_table(path).replace_schema_metadata({})
@@ -301,4 +304,4 @@ def test_settings_that_are_no_numbers_are_refused(tmp_path, name, value):
     stored["settings"][name] = value
     (tmp_path / "r" / "header.json").write_text(with_checksum(stored))
     with pytest.raises(InputError, match=f"no readable header: settings.{name} is"):
-        open_ledger(tmp_path / "r", HEADER, wishes={})
+        open_ledger(tmp_path / "r", HEADER, explicit_settings={})

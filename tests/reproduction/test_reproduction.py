@@ -19,7 +19,11 @@ from robustbench_lite.cli.evaluate import default_folder
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
 from robustbench_lite.leaderboard import judge, load_published, load_result, wilson_interval
-from robustbench_lite.leaderboard.published.comparability import Measured, Origin, unmeasurable
+from robustbench_lite.leaderboard.published.comparability import (
+    Measured,
+    ModelProvenance,
+    unmeasurable,
+)
 from robustbench_lite.leaderboard.published.load import published_names
 from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
 from robustbench_lite.leaderboard.published.reproductions import Reproduction
@@ -89,14 +93,14 @@ def measured(correct, n=1000, **changes):
         model_hash="sha256:" + "b" * 64,
         architecture="small_cnn",
         flags=(),
-        origin=Origin("published weights"),
+        origin=ModelProvenance("published weights"),
     )
     return dataclasses.replace(one, **changes)
 
 
 def retrained(correct, seed, n=1000, **origin):
     terms = {"selection": "best validation robust accuracy", "canonical": True, **origin}
-    return measured(correct, n, origin=Origin("retrained", seed=seed, **terms))
+    return measured(correct, n, origin=ModelProvenance("retrained", seed=seed, **terms))
 
 
 def verdict(text, *ours, whole=1000, stated=(PGD,), row=None, **cell):
@@ -266,8 +270,8 @@ def test_a_subset_is_judged_by_its_interval_and_is_consistent_at_most():
         ({"attacks": ()}, "other protocol"),
         ({"first": 100}, "other images: 1000 from 100 on here, the first 1000 published"),
         ({"n": 2000}, "other images: 2000 from 0 on here"),
-        ({"origin": Origin("unknown")}, "unknown weights"),
-        ({"origin": Origin("stand-in")}, "stand-in: a small network"),
+        ({"origin": ModelProvenance("unknown")}, "unknown weights"),
+        ({"origin": ModelProvenance("stand-in")}, "stand-in: a small network"),
     ],
 )
 def test_other_terms_are_not_comparable_and_say_which(change, words):

@@ -34,7 +34,7 @@ from robustbench_lite.submission.findings import render, verdict
 from robustbench_lite.submission.manifest import read_manifest
 from robustbench_lite.submission.network import load_network
 from robustbench_lite.submission.recheck import Bench, Sample, detection_probability
-from robustbench_lite.submission.review import Place
+from robustbench_lite.submission.review import RunOptions
 from robustbench_lite.submission.verification import verify_entry
 
 EVERYTHING = Sample(k=EXAMPLES, seed=1)
@@ -310,7 +310,7 @@ def test_a_batch_size_of_nonsense_changes_nothing(size, mine):
     found = verify_entry(
         mine / "entry",
         mine,
-        Place(None, "cpu", None, 1),
+        RunOptions(None, "cpu", None, 1),
         Sample(1, 0),
         allow_code=False,
         limits=LIMITS,

@@ -31,7 +31,7 @@ class Attacked:
         ids: example ids (B,), int64.
         seed: of the random starts and of the noise.
         batch_size: rows per forward pass.
-        passes: forward passes of the judge; above 1 more than half of them must be wrong.
+        passes: forward passes of the verifier; above 1 more than half of them must be wrong.
     """
 
     model: nn.Module

@@ -21,7 +21,7 @@ from robustbench_lite.evaluation.flags.attack_checks import (
     loss_scale,
 )
 from robustbench_lite.evaluation.flags.input_trace import Trace, normalisations
-from robustbench_lite.evaluation.flags.thresholds import FLAGS, Check, Measured
+from robustbench_lite.evaluation.flags.thresholds import FLAGS, Check, NetworkChecks
 
 ATTACKED = 64  # correct examples that the checks by PGD look at
 _THRESHOLDS = {flag.name: flag.threshold for flag in FLAGS}
@@ -39,7 +39,7 @@ def measure_flags(
     seed: int,
     batch_size: int,
     passes: int,
-) -> Measured:
+) -> NetworkChecks:
     """Everything about a network that needs no attack of the protocol.
 
     Forward passes and gradients are looked at on all examples, what needs PGD on the first 64 that
@@ -52,7 +52,7 @@ def measure_flags(
         threat: norm and radius; PGD works at this radius.
         seed: of every random draw.
         batch_size: rows per forward pass.
-        passes: forward passes of the judge; above 1 the majority says what PGD broke.
+        passes: forward passes of the verifier; above 1 the majority says what PGD broke.
 
     Raises:
         InputError: when a logit is NaN or infinite.
@@ -83,7 +83,7 @@ def measure_flags(
         }
     in_train_mode = trace.batch_statistics + _restore_statistics(model, buffers)
     checks["bn_train_mode"] = Check(float(in_train_mode), len(x))
-    return Measured(checks, len(first), tuple(first[crafted].tolist()))
+    return NetworkChecks(checks, len(first), tuple(first[crafted].tolist()))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from robustbench_lite.attacks.contract import Attack
 from robustbench_lite.attacks.protocol import AttackSpec
 from robustbench_lite.attacks.threat_model import Norm
-from robustbench_lite.evaluation.flags.thresholds import Check, Measured
+from robustbench_lite.evaluation.flags.thresholds import Check, NetworkChecks
 from robustbench_lite.evaluation.ledger import CLEAN
 from robustbench_lite.verifier import largest_norm
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def outcome_checks(
-    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: Measured
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: NetworkChecks
 ) -> dict[str, Check]:
     """The checks of `flags.AFTER_ATTACKS`.
 
@@ -39,7 +39,7 @@ def outcome_checks(
 
 
 def _transfer(
-    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: Measured
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: NetworkChecks
 ) -> Check:
     white, _ = _broken(protocol, parts)
     points = measured.crafted_points

@@ -17,14 +17,14 @@ __all__ = [
     "MEASURED",
     "Check",
     "Flag",
-    "Measured",
+    "NetworkChecks",
     "raised",
     "read_measured",
 ]
 
 
 @dataclass(frozen=True)
-class Measured:
+class NetworkChecks:
     """What is known of a network before the attacks of a protocol: the content of `checks.json`.
 
     Args:
@@ -47,8 +47,8 @@ class Measured:
         }
 
 
-def read_measured(path: Path, *, terms: str | None) -> Measured:
-    """What `Measured.as_dict` gave, from `checks.json`.
+def read_measured(path: Path, *, terms: str | None) -> NetworkChecks:
+    """What `NetworkChecks.as_dict` gave, from `checks.json`.
 
     Args:
         path: the file.
@@ -68,7 +68,7 @@ def read_measured(path: Path, *, terms: str | None) -> Measured:
         }
         crafted = data["crafted_on_copies"]
         broken = tuple(int(i) for i in crafted["broken"])
-        return Measured(checks, int(crafted["points"]), broken)
+        return NetworkChecks(checks, int(crafted["points"]), broken)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DamagedFileError(
             f"{path} cannot be read ({first_line(error)}); run the same rbl evaluate command again"
@@ -80,7 +80,7 @@ def raised(checks: Mapping[str, Check], *, passes: int) -> list[dict[str, object
 
     Args:
         checks: one for each of `FLAGS`.
-        passes: forward passes of the protocol's judge. Above 1 the protocol is made for randomised
+        passes: forward passes of the protocol's verifier. Above 1 the protocol is made for randomised
             networks, and being one is no flaw.
     """
     return [
