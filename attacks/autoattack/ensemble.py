@@ -133,7 +133,7 @@ def cost_of_stages(version: Version, norm: Norm, num_classes: int, passes: int) 
 
 
 def _share_wrong(model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
-    """In which share (B,) of passes a randomised network is wrong, of more than the verifier takes."""
+    """Share (B,) of wrong passes of a randomised network, over more passes than verifying takes."""
     times = PASSES_PER_CHECK * terms.passes
     with attacked(model), torch.no_grad():
         wrong = [

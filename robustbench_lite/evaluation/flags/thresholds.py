@@ -80,7 +80,7 @@ def raised(checks: Mapping[str, Check], *, passes: int) -> list[dict[str, object
 
     Args:
         checks: one for each of `FLAGS`.
-        passes: forward passes of the protocol's verifier. Above 1 the protocol is made for randomised
+        passes: forward passes of the protocol's verifier. Above 1 the protocol is for randomised
             networks, and being one is no flaw.
     """
     return [
