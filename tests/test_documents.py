@@ -52,6 +52,12 @@ def test_links_in_the_documents_lead_to_files_of_the_project(page):
             assert (page.parent / target).exists(), (page.name, target)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_files_that_the_documents_name_exist(page):
+    for name in re.findall(r"`(\w+/[\w/]*\.py)`", page.read_text()):
+        assert (ROOT / name).is_file() or (ROOT / "robustbench_lite" / name).is_file(), name
+
+
 def test_the_example_submission_is_accepted_and_its_entry_verified(tmp_path):
     folder = shutil.copytree(EXAMPLE, tmp_path / "example")
     found = check(folder, HERE, allow_code=False, limits=LIMITS, examples=16)
