@@ -65,7 +65,7 @@ def test_loading_works_where_torchvision_cannot_be_imported():
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
         "from robustbench_lite.datasets import load_split\n"
-        "from robustbench_lite.datasets import download, parquet, official, tiny_imagenet\n"
+        "from robustbench_lite.datasets.readers import download, official, parquet\n"
         "assert len(load_split('digits', 'test')) == 364"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -219,7 +219,7 @@ def test_a_download_stopped_by_a_signal_leaves_only_its_part(server, tmp_path):
     code = (
         "import os, signal\nfrom pathlib import Path\n"
         "from robustbench_lite.core.stopping import catch_signals\n"
-        "from robustbench_lite.datasets import download\n"
+        "from robustbench_lite.datasets.readers import download\n"
         "from robustbench_lite.datasets.readers.archives import Archive\n"
         "catch_signals(quiet=False)\n"
         "download.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -76,7 +76,7 @@ def load_outliers(
 
     Raises:
         InputError: for an unknown source (near matches are suggested), one that does not fit the
-            inliers, or too few images.
+            inliers, a negative count, or too few images.
     """
     from robustbench_lite.core.random_numbers import fold_seed
 
@@ -86,6 +86,8 @@ def load_outliers(
         raise InputError(unknown_name(OUTLIERS.kind, source, OUTLIERS))
     if colon and not place:
         raise InputError(f"outlier source {source!r} names nothing after the colon")
+    if count < 0:
+        raise InputError(f"outliers.count={count} must be at least 0")
     seed = fold_seed(seed, "outliers", source, like.split) % 2**63
     images = _load(kind, place, like, count, seed, data_dir)
     return images.to(like.images.device)
