@@ -159,8 +159,8 @@ def compare_row(
     data = load_split(row.dataset, "test", data_dir=terms.data_dir, progress=True)
     origins = [provenance_of(row, source, terms) for source in sources]
     _check_seeds(row, origins)
-    bench = ResultFinder(data, terms, progress)
-    return [_compare_cell(row, cell, sources, origins, bench) for cell in row.cells]
+    finder = ResultFinder(data, terms, progress)
+    return [_compare_cell(row, cell, sources, origins, finder) for cell in row.cells]
 
 
 def _check_seeds(row: Row, origins: Sequence[ModelProvenance]) -> None:
@@ -182,19 +182,19 @@ def _compare_cell(
     cell: Cell,
     sources: Sequence[LoadedModel],
     origins: Sequence[ModelProvenance],
-    bench: ResultFinder,
+    finder: ResultFinder,
 ) -> Reproduction:
-    terms = bench.terms
+    terms = finder.terms
     if reason := unmeasurable(cell):
         return unmeasured(row, cell, reason)
-    whole = cell.n or len(bench.data)
+    whole = cell.n or len(finder.data)
     eps = terms.eps or cell.eps
-    protocol = bench.protocol_of(row, cell, eps)
+    protocol = finder.protocol_of(row, cell, eps)
     if protocol is None:
         return unmeasured(row, cell, f"protocol {terms.protocol} has no such attack")
     wanted = attacks_of(cell, protocol)
     measured = tuple(
-        bench.measure(source, origin, protocol, wanted, terms.n or whole)
+        finder.measure(source, origin, protocol, wanted, terms.n or whole)
         for source, origin in zip(sources, origins, strict=True)
     )
     stated: Sequence[Mapping[str, str]] = ()

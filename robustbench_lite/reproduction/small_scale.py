@@ -98,7 +98,7 @@ class StandIns:
         training: Callable[[], Callable[[TrainingProgress], None]],
     ) -> None:
         self.runs, self.terms, self.training = runs, terms, training
-        self.bench = ResultFinder(load_split("digits", "test"), terms, progress)
+        self.finder = ResultFinder(load_split("digits", "test"), terms, progress)
         self.networks: dict[str, LoadedModel] = {}
 
     def network(self, name: str) -> LoadedModel:
@@ -124,12 +124,12 @@ class StandIns:
         name, attack = _ATTACKS.get(kind, _ATTACKS["pgd"])
         protocol = published_protocol(name, eps=EPS, engine=self.terms.engine)
         wanted = [spec for spec in protocol.attacks if attack in ("", spec.name)]
-        return self.bench.measure(
+        return self.finder.measure(
             self.network(row.stand_in),
             ModelProvenance("stand-in"),
             protocol,
             [] if metric == CLEAN else wanted,
-            self.terms.n or len(self.bench.data),
+            self.terms.n or len(self.finder.data),
         )
 
 

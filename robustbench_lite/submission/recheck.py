@@ -1,4 +1,4 @@
-"""An entry's network on the bench: clean images, flags, evidence, a sample attacked again."""
+"""An entry computed again: clean images, flags, evidence, and a sample that is attacked again."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def detection_probability(forged: float, k: int) -> float:
     return 1.0 - (1.0 - forged) ** k
 
 
-class Bench:
+class Recheck:
     """Network, images and claimed outcomes of one entry."""
 
     def __init__(
@@ -83,10 +83,10 @@ class Bench:
     def clean(self) -> Finding:
         """Clean predictions, all of them."""
         differs = self._broken(self.x, slice(None)) != torch.from_numpy(~self.right)
-        return self._judged(differs.nonzero().flatten(), self.x, "clean verdicts", len(self.x))
+        return self._compared(differs.nonzero().flatten(), self.x, "clean verdicts", len(self.x))
 
     def flags(self) -> list[Finding]:
-        """Are the flags that the network raises those that the result tells?"""
+        """Whether the network raises the flags that the result reports."""
         passes = self.protocol.passes
         measured = measure_flags(
             self.model,
@@ -98,7 +98,7 @@ class Bench:
             passes=passes,
         )
         fix = "run `rbl submit run` again, and see docs/flags.md"
-        told = {flag.name for flag in self.result.flags} - {SUBMITTED.name}
+        reported = {flag.name for flag in self.result.flags} - {SUBMITTED.name}
         try:
             stored = {name: Check(**check) for name, check in self.result.checks.items()}  # type: ignore[arg-type]
             stated = {str(flag["name"]) for flag in raised(stored, passes=passes)}
@@ -111,15 +111,15 @@ class Bench:
         checks = {**dict.fromkeys(AFTER_ATTACKS, Check(0.0, 0)), **measured.checks}
         checks["transfer_beats_white_box"] = share
         now = {str(flag["name"]) for flag in raised(checks, passes=passes)}
-        if hidden := (now | stated) - told:
+        if hidden := (now | stated) - reported:
             return [Finding("error", f"flags not in the result: {sorted(hidden)}", fix)]
-        if told:
-            what = f"flags as stated: {sorted(told)}; the row stays flagged"
+        if reported:
+            what = f"flags as stated: {sorted(reported)}; the row stays flagged"
             return [Finding("warning", what, "see docs/flags.md")]
         return [Finding("ok", f"no flag of {len(checks)}, as stated")]
 
     def evidence(self, attack: str, folder: Path) -> Finding:
-        """Does the evidence break exactly the examples that the result calls broken?"""
+        """Whether the evidence breaks exactly the examples that the result calls broken."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -128,8 +128,8 @@ class Bench:
         except (SafetensorError, OSError, InputError) as error:
             return Finding("error", f"evidence of {attack}: {error}", "run `rbl submit run` again")
         claimed = np.flatnonzero(self.right & ~self.stands[attack])
-        if there := sorted(set(rows.tolist()) - set(claimed.tolist())):
-            what = f"evidence of {attack} breaks {_some(there)}, which the result calls robust"
+        if extra := sorted(set(rows.tolist()) - set(claimed.tolist())):
+            what = f"evidence of {attack} breaks {_some(extra)}, which the result calls robust"
             return Finding("error", what, "results are never edited: `rbl submit run`")
         if missing := sorted(set(claimed.tolist()) - set(rows.tolist())):
             what = f"no evidence that {attack} breaks {_some(missing)}, as the result says"
@@ -137,7 +137,7 @@ class Bench:
         failing = rows[~self._broken(images, rows)]
         whole = self.x.clone()
         whole[rows] = images
-        return self._judged(failing, whole, f"adversarial images of {attack}", len(rows))
+        return self._compared(failing, whole, f"adversarial images of {attack}", len(rows))
 
     def attack_again(self, sample: Sample) -> Finding:
         """The protocol on a sample of what the result calls robust, with the result's own seed."""
@@ -165,16 +165,18 @@ class Bench:
             f"{share} % with probability {detection_probability(share / 100, len(ids)):.3f}"
             for share in (1, 5, 10)
         )
-        told = f"(seed {sample.seed}); of forged outcomes this finds {chances}"
+        chance = f"(seed {sample.seed}); of forged outcomes this finds {chances}"
         if broken.any():
-            what = f"{_some(ids[broken].tolist())} of {len(ids)} attacked again broke {told}"
+            what = f"{_some(ids[broken].tolist())} of {len(ids)} attacked again broke {chance}"
             fix = "the result calls them robust: run `rbl submit run` on this version, unedited"
             return Finding("error", what, fix)
-        return Finding("ok", f"{len(ids)} claimed-robust examples attacked again: all hold {told}")
+        return Finding(
+            "ok", f"{len(ids)} claimed-robust examples attacked again: all hold {chance}"
+        )
 
     def _broken(self, x_adv: Tensor, rows: slice | Tensor) -> Tensor:
         """The verifier's verdict on images of some rows, on the CPU."""
-        judged = verify(
+        checked = verify(
             self.model,
             self.x[rows],
             x_adv,
@@ -183,17 +185,17 @@ class Bench:
             batch_size=self.batch_size,
             passes=self.protocol.passes,
         )
-        return judged.broken.cpu()
+        return checked.broken.cpu()
 
-    def _judged(self, differs: Tensor, images: Tensor, what: str, n: int) -> Finding:
-        """A finding on examples that are judged differently here; ties are no forgery."""
+    def _compared(self, differs: Tensor, images: Tensor, what: str, n: int) -> Finding:
+        """A finding on examples whose outcome differs here; a tie is no forgery."""
         if not len(differs):
             return Finding("ok", f"{n} {what} hold")
         inside = images[differs].sub(self.x[differs])  # an image outside the ball is no tie
         tied = self._tied(images[differs]) & self._allowed(inside)
         if bool(tied.all()) and len(differs) <= max(2, n // 1000):
-            told = f"{len(differs)} of {n} {what} lie on a tie, decided otherwise here"
-            return Finding("warning", told, "rounding of other hardware; nothing to do")
+            tie = f"{len(differs)} of {n} {what} lie on a tie, decided otherwise here"
+            return Finding("warning", tie, "rounding of other hardware; nothing to do")
         fix = "run `rbl submit run` again, with these weights"
         return Finding("error", f"{_some(differs.tolist())} of {n} {what} do not hold", fix)
 

@@ -32,7 +32,7 @@ from robustbench_lite.submission.findings import Finding, as_records, from_recor
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, Manifest, file_hash
 from robustbench_lite.submission.network import load_network
-from robustbench_lite.submission.recheck import Bench, Sample
+from robustbench_lite.submission.recheck import Recheck, Sample
 from robustbench_lite.submission.review import CLAIM_TOLERANCE, RunOptions
 
 
@@ -178,11 +178,11 @@ def inspect_network(
     threads = place.threads or torch.get_num_threads()
     numerics = deterministic(threads=threads, seed=result.seed)
     with numerics, plain_numerics(), passes_of(source.model, "verification"):
-        bench = Bench(source.model, manifest.protocol, result, data, place)
-        findings += [bench.clean(), *bench.flags()]
+        recheck = Recheck(source.model, manifest.protocol, result, data, place)
+        findings += [recheck.clean(), *recheck.flags()]
         for spec in manifest.protocol.attacks:
-            findings.append(bench.evidence(spec.name, entry / EVIDENCE))
-        findings.append(bench.attack_again(sample))
+            findings.append(recheck.evidence(spec.name, entry / EVIDENCE))
+        findings.append(recheck.attack_again(sample))
     return findings
 
 
