@@ -165,13 +165,13 @@ class Recheck:
             f"{share} % with probability {detection_probability(share / 100, len(ids)):.3f}"
             for share in (1, 5, 10)
         )
-        chance = f"(seed {sample.seed}); of forged outcomes this finds {chances}"
+        odds = f"(seed {sample.seed}); of forged outcomes this finds {chances}"
         if broken.any():
-            what = f"{_some(ids[broken].tolist())} of {len(ids)} attacked again broke {chance}"
+            what = f"{_some(ids[broken].tolist())} of {len(ids)} attacked again broke {odds}"
             fix = "the result calls them robust: run `rbl submit run` on this version, unedited"
             return Finding("error", what, fix)
         return Finding(
-            "ok", f"{len(ids)} claimed-robust examples attacked again: all hold {chance}"
+            "ok", f"{len(ids)} claimed-robust examples attacked again: all hold {odds}"
         )
 
     def _broken(self, x_adv: Tensor, rows: slice | Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from robustbench_lite.submission.entry import run
 from robustbench_lite.submission.findings import render, verdict
 from robustbench_lite.submission.manifest import read_manifest
 from robustbench_lite.submission.network import load_network
-from robustbench_lite.submission.recheck import Bench, Sample, detection_probability
+from robustbench_lite.submission.recheck import Recheck, Sample, detection_probability
 from robustbench_lite.submission.review import RunOptions
 from robustbench_lite.submission.verification import verify_entry
 
@@ -391,7 +391,7 @@ def bench_with(mine, factor, constant):
     manifest, _ = read_manifest(mine)
     base = load_network(mine, manifest, device="cpu").model
     result, data = load_result(mine / "entry"), load_split("digits", "test")
-    bench = Bench(Shifted(base, factor, constant), manifest.protocol, result, data, HERE)
+    bench = Recheck(Shifted(base, factor, constant), manifest.protocol, result, data, HERE)
     bench.right = (bench.model(bench.x).argmax(1) == bench.y).numpy()
     return bench
 
