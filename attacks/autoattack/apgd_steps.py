@@ -21,7 +21,7 @@ from robustbench_lite.attacks.projections import (
 from robustbench_lite.attacks.threat_model import Norm
 
 _INSIDE = 1.0 - 1e-6  # rounding of x + delta to float32 must not leave the ball of L2 or L1
-_FIRST_DENSITY = 0.2  # share of entries that an L1 step moves until the first look
+_FIRST_DENSITY = 0.2  # share of entries that an L1 step moves until it first adapts
 _DENSER = 1.5  # an L1 step moves the entries of the best point divided by this
 _LONGEST_SHRINK = 10.0  # an L1 step is eps at most and eps divided by this at least
 
@@ -43,7 +43,7 @@ class Rule(Protocol):
         """The rule's own part of a fresh state, which has `x`, `x_adv` and `best_loss`."""
 
     def move(self, state: Rows, evaluation: Tensor) -> Tensor:
-        """The point to look at next (B, C, H, W), in memory of its own; `evaluation` (B,)."""
+        """The point to evaluate next (B, C, H, W), in memory of its own; `evaluation` (B,)."""
 
     def adapt(self, state: Rows, loss: Tensor, live: Tensor, evaluation: Tensor) -> Tensor:
         """Update step sizes of live rows after their loss (B,); which go back to the best point."""
@@ -146,7 +146,7 @@ def _limits(steps: int, rho: float) -> list[float]:
 class SparseRule:
     """L1 (Croce and Hein 2021, arXiv:2103.01208, l1-APGD): only the largest entries move.
 
-    How many do follows the best point's sparsity, looked at every 4 % of a stage's steps; where
+    How many do follows the best point's sparsity, checked every 4 % of a stage's steps; where
     that fell, the step is eps again and the row goes back to the best point, else it is shorter.
 
     Args:
@@ -160,15 +160,15 @@ class SparseRule:
     def __init__(self, eps: float, *, steps: int, staged: bool, like: Tensor) -> None:
         parts = stages(steps) if staged else [(1.0, steps)]
         self._staged = staged
-        radii, opens, looks, counts = [], [], [], []
+        radii, opens, adapts, counts = [], [], [], []
         for number, (scale, length) in enumerate(parts):
             period = max(int(0.04 * length), 1)
             radii += [scale * eps * _INSIDE] * (length + 1)
             opens += [True] + [False] * length
-            looks += [False] + [step % period == 0 for step in range(1, length + 1)]
+            adapts += [False] + [step % period == 0 for step in range(1, length + 1)]
             counts += [number == len(parts) - 1] * (length + 1)
         self._radii = like.new_tensor(radii)
-        self._looks = torch.tensor(looks, device=like.device)
+        self._adapts = torch.tensor(adapts, device=like.device)
         self.opens = torch.tensor(opens, device=like.device)
         self.counts = torch.tensor(counts, device=like.device)
 
@@ -203,15 +203,15 @@ class SparseRule:
 
     def adapt(self, state: Rows, loss: Tensor, live: Tensor, evaluation: Tensor) -> Tensor:
         radius = self._radii[evaluation]
-        opens, look = self.opens[evaluation] & live, self._looks[evaluation] & live
+        opens, adapts = self.opens[evaluation] & live, self._adapts[evaluation] & live
         moved = _moved_entries(state["best"], state["x"])
-        sparser = look & (moved / state["moved"] < 0.95)
+        sparser = adapts & (moved / state["moved"] < 0.95)
         shorter = torch.clamp(state["step"] / _DENSER, radius / _LONGEST_SHRINK, radius)
-        step = torch.where(look, shorter, state["step"])
+        step = torch.where(adapts, shorter, state["step"])
         state["step"] = torch.where(sparser | opens, radius, step)
         density = moved / state["x"][0].numel() / _DENSER
-        state["density"] = torch.where(look | opens, density, state["density"])
-        state["moved"] = torch.where(look | opens, moved, state["moved"])
+        state["density"] = torch.where(adapts | opens, density, state["density"])
+        state["moved"] = torch.where(adapts | opens, moved, state["moved"])
         return sparser
 
 

@@ -42,14 +42,14 @@ def smallest_moves(points: Tensor, w: Tensor, rise: Tensor, *, norm: Norm) -> tu
     gap = torch.addcmul(points, w.sign(), 2.0 * heading).clamp_(0.0, 1.0).sub_(points)
     if norm == "L1":
         return _greedy(gap, w.abs(), rise.abs())
-    # A look at who is done would make the host wait for any other device.
-    look = points.device.type == "cpu"
+    # Checking who is done would make the host wait for any other device.
+    stop_early = points.device.type == "cpu"
     if norm == "Linf":
-        lam = multiplier(gap.abs(), w.abs(), rise.abs(), look=look)[..., None]
+        lam = multiplier(gap.abs(), w.abs(), rise.abs(), stop_early=stop_early)[..., None]
         return _within(gap, lam), lam[..., 0]
     size = w.abs()
     ratio = gap.abs().div_(size.clamp_min(_NO_WEIGHT))
-    lam = multiplier(ratio, w.square(), rise.abs(), look=look)
+    lam = multiplier(ratio, w.square(), rise.abs(), stop_early=stop_early)
     delta = _within(gap, torch.mul(size, lam[..., None], out=ratio))
     return delta, torch.linalg.vector_norm(delta, dim=2)
 
@@ -60,7 +60,7 @@ def _within(gap: Tensor, most: Tensor) -> Tensor:
     return torch.maximum(gap, -most, out=gap)
 
 
-def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, look: bool) -> Tensor:
+def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, stop_early: bool) -> Tensor:
     """The lam with sum_i q_i min(lam, r_i) = rise, at most max_i r_i.
 
     Newton's method from the left. A tangent of a concave function lies above it, so no iterate
@@ -71,7 +71,7 @@ def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, look: bool) -> Tensor:
         r: where each term saturates (P, B, d), at least 0.
         q: weights (B, d), at least 0.
         rise: (P, B), at least 0.
-        look: whether to stop as soon as no row moves, instead of after a fixed number of steps.
+        stop_early: whether to stop as soon as no row moves, instead of after a fixed number of steps.
 
     Returns:
         (P, B).
@@ -83,7 +83,7 @@ def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, look: bool) -> Tensor:
         torch.le(r, lam[..., None], out=at_wall)
         # What is at the wall is summed, not the rest: with a small rise it is the small part.
         before, saturated = saturated, _dot(q, at_wall)
-        if look and torch.equal(saturated, before):
+        if stop_early and torch.equal(saturated, before):
             break
         slope = total - saturated
         beyond = (rise - _dot(q, at_wall.mul_(r))) / slope

@@ -23,7 +23,7 @@ def describe_difference(
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its type's name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _short(value: object) -> str:

@@ -46,8 +46,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
     except BaseException as error:
-        if (told := _storage_error(path, error)) is not None:
-            raise told from error
+        if (refusal := _storage_error(path, error)) is not None:
+            raise refusal from error
         raise
 
 

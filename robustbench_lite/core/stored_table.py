@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_lite.core.describe_diff import first_line
 from robustbench_lite.core.integrity import ChecksumError
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ def read_table(path: Path) -> tuple[pandas.DataFrame, dict[str, str] | None]:
         found = table_digest(table, facts)
         whole = bool(stored["sha256"] == found)
     except Exception as error:  # a damaged file raises nearly anything in pyarrow and pandas
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ChecksumError(f"cannot be decoded: {told[:120]}") from error
+        raise ChecksumError(f"cannot be decoded: {first_line(error)[:120]}") from error
     if not whole:
         raise ChecksumError("its rows do not fit its checksum")
     return rows, facts

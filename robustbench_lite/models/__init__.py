@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from robustbench_lite.core.describe_diff import first_line
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.registry import Entry, Registry
 
@@ -123,10 +124,9 @@ def build_model(
     except InputError:
         raise
     except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"architecture {name!r} cannot be built with num_classes={num_classes}, "
-            f"image_size={image_size} and options {str(kwargs)[:80]}: {told[:120]}"
+            f"image_size={image_size} and options {str(kwargs)[:80]}: {first_line(error)[:120]}"
         ) from error
     if not isinstance(model, nn.Module):
         raise InputError(

@@ -1,6 +1,6 @@
 """Submitting a defense: a folder, its checks, its entry with evidence, the entry verified.
 
-`manifest` reads the folder, `checks` gives a reviewer's verdict on it, `entry` evaluates it,
-`verification` looks whether an entry is true. Submitted code runs in a process of its own
-(`isolation`, `worker`).
+`manifest` reads the folder, `review` says what a reviewer would, `entry` evaluates it,
+`verification` checks whether an entry is true. Submitted code runs in a process of its own
+(`isolation`, `isolated_job`).
 """

@@ -75,10 +75,10 @@ class TrainingData:
         order = torch.randperm(len(self.data), generator=generator, device=self.device)
         outlier_rows = self._outlier_rows(generator)
         for rows in self.slices:
-            places, strangers = order[rows], next(outlier_rows)
+            places, others = order[rows], next(outlier_rows)
             outliers = None
-            if self.outliers is not None and strangers is not None:
-                outliers = self._augmented(self.outliers[strangers], generator)
+            if self.outliers is not None and others is not None:
+                outliers = self._augmented(self.outliers[others], generator)
             yield Batch(
                 x=self._augmented(self.data.images[places], generator),
                 y=self.data.labels[places],

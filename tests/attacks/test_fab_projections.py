@@ -260,11 +260,11 @@ def test_the_fixed_number_of_newton_steps_is_enough(monkeypatch, spread, share, 
     for r, q in ((room, size), (room / size, size.square())):  # Linf, L2
         r, q = r.to(dtype), q.to(dtype)
         rise = (share * exact_sum(r.double() * q.double())).to(dtype)
-        lam = multiplier(r, q, rise, look=False)
+        lam = multiplier(r, q, rise, stop_early=False)
         with monkeypatch.context() as patch:
             patch.setattr(hyperplane_projections, "_NEWTON_STEPS", 200)
-            assert torch.equal(multiplier(r, q, rise, look=False), lam)
-            assert torch.equal(multiplier(r, q, rise, look=True), lam)
+            assert torch.equal(multiplier(r, q, rise, stop_early=False), lam)
+            assert torch.equal(multiplier(r, q, rise, stop_early=True), lam)
         reached = exact_sum(q.double() * torch.minimum(r, lam[..., None]).double())
         most = exact_sum(q[None]) * lam.double() + rise.double()
         assert ((reached - rise.double()).abs() <= 32 * torch.finfo(dtype).eps * most).all()
@@ -277,7 +277,7 @@ def test_newton_steps_stop_on_the_solution_and_never_pass_it(monkeypatch):
     trail = []
     for steps in range(1, 30):
         monkeypatch.setattr(hyperplane_projections, "_NEWTON_STEPS", steps)
-        trail.append(multiplier(r, q, rise, look=False))
+        trail.append(multiplier(r, q, rise, stop_early=False))
         reached = (q * torch.minimum(r, trail[-1][..., None])).sum(dim=2)
         assert (reached <= rise * (1 + 1e-12)).all()
     stops = [i for i in range(1, len(trail)) if torch.equal(trail[i], trail[i - 1])]
@@ -290,10 +290,10 @@ def test_looking_stops_early(monkeypatch):
     r, q = torch.rand(2, 5, 30), torch.rand(5, 30)
     looks, real = [], torch.equal
     monkeypatch.setattr(torch, "equal", lambda *pair: looks.append(1) or real(*pair))
-    multiplier(r, q, 0.1 * (r * q).sum(dim=2), look=True)
+    multiplier(r, q, 0.1 * (r * q).sum(dim=2), stop_early=True)
     assert 1 < len(looks) < 8
     looks.clear()
-    multiplier(r, q, 0.1 * (r * q).sum(dim=2), look=False)
+    multiplier(r, q, 0.1 * (r * q).sum(dim=2), stop_early=False)
     assert not looks
 
 
