@@ -71,7 +71,7 @@ def multiplier(r: Tensor, q: Tensor, rise: Tensor, *, stop_early: bool) -> Tenso
         r: where each term saturates (P, B, d), at least 0.
         q: weights (B, d), at least 0.
         rise: (P, B), at least 0.
-        stop_early: whether to stop as soon as no row moves, instead of after a fixed number of steps.
+        stop_early: stop as soon as no row moves, instead of after a fixed number of steps.
 
     Returns:
         (P, B).
