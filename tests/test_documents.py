@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from submission_cases import HERE, LIMITS
 
-from robustbench_lite.cli.parser import build_parser
+from robustbench_lite.cli import build_parser
 from robustbench_lite.leaderboard import load_result
 from robustbench_lite.submission.findings import render, verdict
 from robustbench_lite.submission.recheck import Sample

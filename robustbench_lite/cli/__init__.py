@@ -1,20 +1,137 @@
-"""The command line: `rbl` and `robustbench-lite`. Heavy imports wait inside the commands."""
+"""The command line: `rbl` and `robustbench-lite`, one file a command.
+
+Each module of `COMMANDS` has `add`, which adds its arguments to a parser, and `run`. It is imported
+when its command is chosen, and imports what is heavy inside `run`, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
+import argparse
+import difflib
+import importlib
 import io
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from robustbench_lite.cli.parser import UsageError, build_parser
+from robustbench_lite import __version__
+from robustbench_lite.cli.options import set_run
 from robustbench_lite.core.allocator import keep_freed_memory
 from robustbench_lite.core.messages import OneLine, shortened
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others, stop_line
 
 logger = logging.getLogger(__name__)
+
+COMMANDS = {
+    "demo": (
+        "demo",
+        "train three networks on digits, attack them, rank them (a few minutes, no download)",
+    ),
+    "train": (
+        "train",
+        "train a recipe to a checkpoint; run the same command again to resume",
+    ),
+    "evaluate": (
+        "evaluate",
+        "attack a network with a protocol; run the same command again to resume",
+    ),
+    "transfer": (
+        "transfer",
+        "black-box transfer: craft images on source networks, test target networks with them",
+    ),
+    "detect": (
+        "detect",
+        "out-of-distribution detection, clean and under attack",
+    ),
+    "leaderboard": ("leaderboard", "results to a ranked table or page"),
+    "reproduce": ("reproduce", "published numbers, ours beside them, and an outcome for each"),
+    "classes": (
+        "classes",
+        "results by class, with the errors of frequent and under-represented classes",
+    ),
+    "compare": (
+        "compare",
+        "two results on the same examples: paired test, differing examples, by class",
+    ),
+    "plot": ("plot", "results and runs as SVG or PNG"),
+    "submit": ("submit", "a defense of your own, from template to entry"),
+    "verify": (
+        "verify",
+        "check an entry's evidence again, and attack a sample of what it calls robust",
+    ),
+    "import": (
+        "import_weights",
+        "weights of another project (.pt, .pth, .safetensors) to a checkpoint; runs no code of it",
+    ),
+    "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
+    "show": ("show", "a recipe in full, with the keys of its bases, or a protocol, as TOML"),
+    "doctor": ("doctor", "versions, device, threads and folders, for a bug report"),
+}
+"""Name of a command -> its module and what it does, in the order of `rbl --help`."""
+
+
+class UsageError(Exception):
+    """Wrong arguments, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{_with_near_match(message)} (see {self.prog} --help)")
+
+
+class _CommandParser(_Parser):
+    """The parser of a command or step; the module of a command is imported when it is chosen."""
+
+    def __init__(self, *, module: str = "", **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self._module = module
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._fill()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        self._fill()
+        return super().format_help()
+
+    def _fill(self) -> None:
+        if self._module:
+            module = importlib.import_module(f"robustbench_lite.cli.{self._module}")
+            self._module = ""
+            set_run(self, module.run)
+            module.add(self)
+
+
+def _with_near_match(message: str) -> str:
+    """argparse names a wrong choice and all choices; put the nearest first."""
+    if "invalid choice: " not in message:
+        return message
+    wrong, _, choices = message.partition("invalid choice: ")[2].partition(" (choose from ")
+    known = [choice.strip(" '") for choice in choices.rstrip(")").split(",")]
+    near = difflib.get_close_matches(wrong.strip("'"), known, n=1, cutoff=0.4)
+    return f"{message}; did you mean {near[0]}?" if near else message
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `rbl`: a sub-parser a command, each with `run` as its default."""
+    parser = _Parser(
+        prog="rbl",
+        description="Train adversarial defenses, attack them with PGD, CW and AutoAttack, rank "
+        "them with uncertainty.",
+        epilog="First steps: rbl demo",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"robustbench_lite {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", dest="command", parser_class=_CommandParser
+    )
+    for name, (module, summary) in COMMANDS.items():
+        commands.add_parser(name, help=summary, description=summary, module=module)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,6 +28,19 @@ CAPTIONS = (
 CLASS_MEANS = "Class mean: of the classes' own values, because their numbers of images differ."
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl classes`."""
+    parser.add_argument("results", nargs="+", metavar="RESULT", help="folders or result.json files")
+    parser.add_argument(
+        "--under",
+        metavar="LABELS",
+        help="under-represented classes, such as 5,6,7,8,9 (default: the last half)",
+    )
+    parser.add_argument(
+        "--format", default="terminal", choices=("terminal", "markdown", "csv", "json")
+    )
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print one table of all the results."""
     from robustbench_lite.leaderboard import load_readable

@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl compare`."""
+    parser.add_argument("a", metavar="A", help="a result folder or result.json")
+    parser.add_argument("b", metavar="B", help="another, of the same data")
+    parser.add_argument("--format", default="terminal", choices=("terminal", "markdown", "json"))
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print the comparison."""
     from robustbench_lite.leaderboard import load_result

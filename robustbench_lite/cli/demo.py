@@ -9,6 +9,13 @@ RECIPES = ("digits_standard", "digits_pgd_at", "digits_trades")
 PROTOCOL, EPS = "linf_standard", "0.15"
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl demo`."""
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    parser.set_defaults(resumes=True)
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train, evaluate, rank; a second call finds everything done."""
     from robustbench_lite.attacks.protocol import load_protocol

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.cli.options import add_place
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
@@ -21,6 +22,35 @@ if TYPE_CHECKING:
     from robustbench_lite.datasets import Split
 
 _SHOWN = (("AUROC", "auroc"), ("FPR95", "fpr95_at_least"))
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl detect`."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    parser.add_argument(
+        "--outliers",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="see rbl list outliers; may be repeated",
+    )
+    parser.add_argument("--score", default="msp", choices=("msp", "odin"))
+    parser.add_argument(
+        "--eps", default="1/255", metavar="E", help="Linf radius, k/255 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="of 1/255 each (default: %(default)s)"
+    )
+    parser.add_argument("--n", type=int, metavar="N", help="first N images (default: all)")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=500, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="result (default: results/NAME/detection-...json)"
+    )
+    add_place(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -7,8 +7,6 @@ import os
 import platform
 from importlib import metadata
 
-from robustbench_lite.cli.subcommand import Commands, command
-
 _OPTIONAL = (
     "pytest",
     "hypothesis",
@@ -21,14 +19,8 @@ _OPTIONAL = (
 )
 
 
-def add(commands: Commands) -> None:
-    """Add `rbl doctor`."""
-    command(
-        commands,
-        "doctor",
-        "robustbench_lite.cli.doctor:run",
-        "versions, device, threads and folders, for a bug report",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl doctor`."""
 
 
 def run(arguments: argparse.Namespace) -> None:

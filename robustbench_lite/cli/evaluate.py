@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_lite.cli.options import add_place
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others
 
@@ -18,6 +19,61 @@ if TYPE_CHECKING:
     from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
     from robustbench_lite.evaluation.evaluate import Settings
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl evaluate`."""
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a checkpoint folder")
+    parser.add_argument(
+        "--model", metavar="FACTORY", help="instead: FILE.py:factory or package.module:factory"
+    )
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let --model run the code of its file"
+    )
+    parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
+    parser.add_argument("--eps", metavar="E", help="radius, such as 8/255 or 0.031")
+    parser.add_argument("--n", type=int, metavar="N", help="first N examples (default: all)")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    parser.add_argument("--split", default="test", choices=("test", "train"))
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="default: 100 on a CPU, 500 on CUDA"
+    )
+    parser.add_argument("--chunk-size", type=int, metavar="N", help="examples a part; default: 500")
+    parser.add_argument(
+        "--evidence",
+        choices=("none", "int8", "float32"),
+        help="keep adversarial images: int8 those that broke, checked again (default: none)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("ours", "reference"),
+        help="whose AutoAttack: this package's, or the authors' own code (default: ours)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "mixed"),
+        help="precision of the attack; predictions are always float32 (default: float32)",
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print what it would cost, and the fastest batch size; attack nothing",
+    )
+    parser.add_argument("--name", help="row name in tables (default: the checkpoint's)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="result folder (default: results/NAME/DATASET-PROTOCOL-...)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, one a GPU; with the same --threads the result has the "
+        "same bytes (default: %(default)s)",
+    )
+    add_place(parser)
+    parser.set_defaults(takes_workers=True, resumes=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

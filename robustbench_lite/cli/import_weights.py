@@ -9,6 +9,29 @@ from pathlib import Path
 from robustbench_lite.core.errors import InputError
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl import`."""
+    parser.add_argument("weights", metavar="FILE")
+    parser.add_argument("--arch", required=True, metavar="NAME", help="see rbl list models")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="gives classes and sizes")
+    parser.add_argument(
+        "--normalization",
+        required=True,
+        choices=("none", "dataset"),
+        help="none: the network takes [0, 1] images (TRADES, LBGAT); dataset: its usual mean, std",
+    )
+    parser.add_argument("--entry", metavar="KEY", help="which weights, when the file holds several")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the architecture, such as final_bn=false; may be repeated",
+    )
+    parser.add_argument("--name", help="default: the file's stem")
+    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder to write")
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Import, and say what was renamed and dropped."""
     from robustbench_lite.checkpoints.import_weights import import_weights

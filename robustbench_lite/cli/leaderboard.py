@@ -7,6 +7,24 @@ from pathlib import Path
 
 from robustbench_lite.core.errors import InputError
 
+FORMATS = ("terminal", "markdown", "csv", "latex", "html", "json")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl leaderboard`."""
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="folders or result.json files"
+    )
+    parser.add_argument("--format", default="terminal", choices=FORMATS)
+    parser.add_argument(
+        "--reported",
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help="show a published table too, see rbl reproduce --list; may be repeated",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write there (default: standard output)")
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, or write it where `--out` says; a line names each file left out."""

@@ -9,6 +9,13 @@ from pathlib import Path
 
 from robustbench_lite.core.registry import Entry
 
+KINDS = ("defenses", "attacks", "models", "datasets", "protocols", "recipes", "outliers")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl list`."""
+    parser.add_argument("kind", choices=KINDS)
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Print every name of a kind with its line and source."""

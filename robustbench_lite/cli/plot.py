@@ -19,6 +19,27 @@ if TYPE_CHECKING:
 Draw = Callable[[argparse.Namespace], Callable[[], "Figure"]]
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl plot`."""
+    parser.epilog = (
+        "eps: worst case against the radius; steps: against an attack's steps; training: "
+        "curves of run folders; classes: bars of each class; gallery: adversarial images of a "
+        "result evaluated with --evidence."
+    )
+    parser.add_argument("kind", choices=("eps", "steps", "training", "classes", "gallery"))
+    parser.add_argument(
+        "inputs", nargs="+", metavar="FOLDER", help="of results; for training: runs"
+    )
+    parser.add_argument("--out", metavar="FILE", help=".svg or .png (default: KIND.svg)")
+    parser.add_argument(
+        "--attack", metavar="NAME", help="gallery: whose images (default: the last)"
+    )
+    parser.add_argument(
+        "--n", type=int, default=8, metavar="N", help="gallery: how many (default: %(default)s)"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="gallery: local data, as for evaluate")
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Draw, and write the file that `--out` names."""
     from robustbench_lite.core.storage import write_bytes

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_lite.cli.options import add_place
 from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +16,56 @@ if TYPE_CHECKING:
     from robustbench_lite.datasets import Split
     from robustbench_lite.leaderboard.published.records import PublishedTable, Row
     from robustbench_lite.reproduction.measure import ReproductionOptions
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl reproduce`."""
+    parser.epilog = (
+        "Without --checkpoint, --train or --scale quick the published numbers are shown. "
+        "With --train, keys of the recipe can be overridden as with rbl train."
+    )
+    parser.add_argument("table", nargs="?", metavar="TABLE", help="see --list; or a .toml file")
+    parser.add_argument("--list", action="store_true", help="the published tables")
+    parser.add_argument(
+        "--check", action="store_true", help="what does not fit together in a table, or in all"
+    )
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="ids or globs")
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="checkpoint folders, or ROW=DIR; several of one row are seeds of its recipe",
+    )
+    parser.add_argument(
+        "--released", action="store_true", help="the checkpoints are the published weights"
+    )
+    parser.add_argument("--train", action="store_true", help="train the rows' recipes first")
+    parser.add_argument(
+        "--seeds", metavar="LIST", help="of --train, such as 0,1,2 (default: the recipe's own)"
+    )
+    parser.add_argument(
+        "--scale",
+        default="full",
+        choices=("quick", "full"),
+        help="quick: small stand-ins on digits, never comparable (default: %(default)s)",
+    )
+    parser.add_argument("--eps", metavar="E", help="another radius than the published one")
+    parser.add_argument("--protocol", metavar="NAME", help="another protocol than the published")
+    parser.add_argument(
+        "--engine", choices=("ours", "reference"), help="whose AutoAttack (default: ours)"
+    )
+    parser.add_argument("--n", type=int, metavar="N", help="first N images (default: as published)")
+    parser.add_argument("--seed", type=int, default=0, help="of attacks; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="as of rbl evaluate")
+    parser.add_argument("--results", default="results", metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="of --train; default: %(default)s"
+    )
+    parser.add_argument("--format", default="terminal", choices=("terminal", "markdown", "json"))
+    parser.add_argument("--out", metavar="FILE", help="write there (default: standard output)")
+    add_place(parser)
+    parser.set_defaults(takes_overrides=True, resumes=True)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,18 +8,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from robustbench_lite.cli.subcommand import Commands, command
 
-
-def add(commands: Commands) -> None:
-    """Add `rbl show`."""
-    parser = command(
-        commands,
-        "show",
-        "robustbench_lite.cli.show:run",
-        "a recipe in full, with the keys of its bases, or a protocol, as TOML",
-        epilog="A value that stands in a base ends with a comment that names the base.",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl show`."""
+    parser.epilog = "A value that stands in a base ends with a comment that names the base."
     parser.add_argument("kind", choices=("recipe", "protocol"))
     parser.add_argument("name", metavar="NAME", help="see rbl list; or a .toml file")
 

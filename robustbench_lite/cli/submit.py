@@ -1,19 +1,52 @@
-"""`rbl submit` and `rbl verify`."""
+"""`rbl submit`: a defense of your own, from template to entry."""
 
 from __future__ import annotations
 
 import argparse
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_lite.cli.options import add_place, add_step
 from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
     from robustbench_lite.submission.isolation import Limits
     from robustbench_lite.submission.review import RunOptions
 
-_REFUSED = 1  # exit code
+REFUSED = 1  # exit code
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The three steps of `rbl submit`."""
+    parser.description = "A defense of your own, from template to entry: docs/submitting.md."
+    steps = parser.add_subparsers(
+        required=True, metavar="STEP", dest="step", parser_class=type(parser)
+    )
+    blank = add_step(steps, "new", new, "write a folder to fill in")
+    blank.add_argument("name", metavar="NAME", help="of the row, and of the folder")
+    blank.add_argument(
+        "--checkpoint", metavar="DIR", help="take network and weights from this checkpoint"
+    )
+    blank.add_argument("--out", metavar="DIR", help="default: NAME")
+    review = add_step(steps, "check", check, "what a reviewer would say")
+    review.add_argument("folder", metavar="DIR", help="of the submission")
+    review.add_argument(
+        "--examples",
+        type=int,
+        default=64,
+        metavar="N",
+        help="images for flags and a quick attack (default: %(default)s)",
+    )
+    add_isolation(review, seconds=1800)
+    full = add_step(
+        steps,
+        "run",
+        run,
+        "the full protocol, with evidence; run the same command again to resume",
+    )
+    full.add_argument("folder", metavar="DIR", help="of the submission")
+    add_isolation(full, seconds=7 * 24 * 3600)
+    full.set_defaults(resumes=True)
 
 
 def new(arguments: argparse.Namespace) -> None:
@@ -35,13 +68,13 @@ def check(arguments: argparse.Namespace) -> int:
         raise InputError(f"--examples {arguments.examples} must be at least 1")
     findings = check_submission(
         Path(arguments.folder),
-        _place(arguments),
+        run_options(arguments),
         allow_code=arguments.allow_code,
-        limits=_limits(arguments),
+        limits=limits(arguments),
         examples=arguments.examples,
     )
     print(render(findings))
-    return _REFUSED if verdict(findings) == "refused" else 0
+    return REFUSED if verdict(findings) == "refused" else 0
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,40 +86,40 @@ def run(arguments: argparse.Namespace) -> None:
 
     entry = run_submission(
         Path(arguments.folder),
-        _place(arguments),
+        run_options(arguments),
         allow_code=arguments.allow_code,
-        limits=_limits(arguments),
+        limits=limits(arguments),
         seed=SEED,
     )
     print(table(build_table([load_result(entry)]), "terminal"))
     print(f"entry: {entry}; now `rbl verify {entry}`")
 
 
-def verify(arguments: argparse.Namespace) -> int:
-    """Print what holds and what does not; exit code 1 when the entry is refused."""
-    from robustbench_lite.submission.findings import render, verdict
-    from robustbench_lite.submission.recheck import Sample
-    from robustbench_lite.submission.verification import verify_entry
-
-    entry = Path(arguments.entry)
-    if not entry.is_dir():
-        raise InputError(f"no entry folder {entry}; `rbl submit run` writes one")
-    if arguments.k < 1:
-        raise InputError(f"--k {arguments.k} must be at least 1")
-    seed = secrets.randbelow(2**32) if arguments.seed is None else arguments.seed
-    findings = verify_entry(
-        entry,
-        Path(arguments.submission) if arguments.submission else entry.resolve().parent,
-        _place(arguments),
-        Sample(arguments.k, seed),
-        allow_code=arguments.allow_code,
-        limits=_limits(arguments),
+def add_isolation(parser: argparse.ArgumentParser, *, seconds: int) -> None:
+    """Options of a process that runs submitted code; `seconds` is the default time limit."""
+    parser.add_argument(
+        "--allow-code", action="store_true", help="run the submitted model.py, if there is one"
     )
-    print(render(findings, accepted="verified"))
-    return _REFUSED if verdict(findings) == "refused" else 0
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=seconds,
+        metavar="S",
+        help="seconds the process of submitted code may take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=float,
+        default=16.0,
+        metavar="GIB",
+        help="memory it may take (default: %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="as of rbl evaluate")
+    add_place(parser)
 
 
-def _place(arguments: argparse.Namespace) -> RunOptions:
+def run_options(arguments: argparse.Namespace) -> RunOptions:
+    """Where a network of a submission runs, from the command line."""
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.evaluation.evaluate import Settings
     from robustbench_lite.submission.review import RunOptions
@@ -98,7 +131,8 @@ def _place(arguments: argparse.Namespace) -> RunOptions:
     return RunOptions(data_dir, device, arguments.batch_size, arguments.threads)
 
 
-def _limits(arguments: argparse.Namespace) -> Limits:
+def limits(arguments: argparse.Namespace) -> Limits:
+    """Limits of the process of submitted code, from the command line."""
     from robustbench_lite.submission.isolation import Limits
 
     for name, value in (

@@ -5,9 +5,24 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from robustbench_lite.checkpoints.card import read_card
-from robustbench_lite.training.recipe import Recipe
+from robustbench_lite.cli.options import add_place
+
+if TYPE_CHECKING:
+    from robustbench_lite.training.recipe import Recipe
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl train`."""
+    parser.epilog = (
+        "Every key of the recipe can be overridden: --training.epochs 5 "
+        "--defense.crafting.eps 8/255. `rbl list recipes` names the recipes."
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped name, or a .toml file")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE)")
+    add_place(parser)
+    parser.set_defaults(takes_overrides=True, resumes=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def summary(recipe: Recipe, best: Path) -> str:
     """What was chosen, on how many examples, and the command that evaluates it."""
+    from robustbench_lite.checkpoints.card import read_card
+
     metrics = read_card(best / "card.json").metrics
     section = recipe.validation
     eps = recipe.as_dict()["validation"]["eps"]

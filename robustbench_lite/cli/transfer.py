@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.cli.options import add_place
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
@@ -18,6 +19,42 @@ if TYPE_CHECKING:
     from robustbench_lite.checkpoints.model_source import LoadedModel
 
 _HEADINGS = ("Source", "Target", "Clean", "Kept", "of", "Same label", "Accuracy", "95%")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rbl transfer`."""
+    for role, deed in (("source", "craft on"), ("target", "test")):
+        parser.add_argument(
+            f"--{role}",
+            action="append",
+            required=True,
+            metavar="CHECKPOINT",
+            help=f"a network to {deed}; or FILE.py:factory; may be repeated",
+        )
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let a factory run the code of its file"
+    )
+    parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
+    parser.add_argument("--eps", metavar="E", help="radius, such as 16/255 or 0.3")
+    parser.add_argument("--attack", metavar="NAME", help="which attack of the protocol")
+    parser.add_argument("--n", type=int, metavar="N", help="first N examples (default: all)")
+    parser.add_argument(
+        "--pixels",
+        default="8bit",
+        choices=("8bit", "float"),
+        help="test with images rounded to 8 bits, or as crafted (default: %(default)s)",
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one they were trained on")
+    parser.add_argument("--split", default="test", choices=("test", "train"))
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=500, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="result folder (default: results/transfer/DATASET-...)"
+    )
+    add_place(parser)
+    parser.set_defaults(resumes=True)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ SEED = 0  # everybody's: a choice of seeds is a choice of rows
 
 
 def run(folder: Path, place: RunOptions, *, allow_code: bool, limits: Limits, seed: int) -> Path:
-    """Evaluate a submission and write its entry; the same call goes on after an interruption.
+    """Evaluate a submission and write its entry; the same call again resumes an interrupted one.
 
     Args:
         folder: of the submission. `evaluation/` and `entry/` in it are written.

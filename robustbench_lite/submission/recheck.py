@@ -170,9 +170,7 @@ class Recheck:
             what = f"{_some(ids[broken].tolist())} of {len(ids)} attacked again broke {odds}"
             fix = "the result calls them robust: run `rbl submit run` on this version, unedited"
             return Finding("error", what, fix)
-        return Finding(
-            "ok", f"{len(ids)} claimed-robust examples attacked again: all hold {odds}"
-        )
+        return Finding("ok", f"{len(ids)} claimed-robust examples attacked again: all hold {odds}")
 
     def _broken(self, x_adv: Tensor, rows: slice | Tensor) -> Tensor:
         """The verifier's verdict on images of some rows, on the CPU."""

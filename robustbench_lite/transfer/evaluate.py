@@ -38,7 +38,7 @@ def evaluate_transfer(
     threads: int | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Craft the first `n` images of a split on every source, judge them on every target.
+    """Craft the first `n` images of a split on every source, test every target with them.
 
     The attack gets every image. One that returns the clean image where it fails, or where there
     was nothing to do (AutoAttack and its parts), gives the targets that one; it also stops at the

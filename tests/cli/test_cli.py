@@ -13,8 +13,7 @@ import pytest
 import torch
 from conftest import reseal
 
-from robustbench_lite.cli import main
-from robustbench_lite.cli.parser import build_parser
+from robustbench_lite.cli import build_parser, main
 from robustbench_lite.core.integrity import with_checksum
 
 IMPORT = ["--arch", "resnet18", "--dataset", "cifar10", "--normalization", "none"]

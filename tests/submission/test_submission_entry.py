@@ -21,8 +21,7 @@ from submission_cases import (
     with_code,
 )
 
-from robustbench_lite.cli import main
-from robustbench_lite.cli.parser import build_parser
+from robustbench_lite.cli import build_parser, main
 from robustbench_lite.core.errors import InputError, ResultError
 from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.datasets import load_split
