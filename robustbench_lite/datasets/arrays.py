@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.datasets.catalogue import DatasetInfo
+from robustbench_lite.datasets.info import DatasetInfo
 
 
 class Arrays(NamedTuple):

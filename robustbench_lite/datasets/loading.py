@@ -12,7 +12,7 @@ import torch
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import Arrays, check_arrays, content_hash
 from robustbench_lite.datasets.catalogue import DatasetInfo, check_split_name, dataset_info
-from robustbench_lite.datasets.readers.archives import ARCHIVES, Archive, file_hash
+from robustbench_lite.datasets.readers.archives import Archive, file_hash
 from robustbench_lite.datasets.readers.decoded_cache import cache_path, decode_once, file_identity
 from robustbench_lite.datasets.splits import Source, Split
 
@@ -65,7 +65,7 @@ def load_split(
     info = dataset_info(name)
     check_split_name(split)
     folder = None if data_dir is None else _data_folder(data_dir)
-    if name == "digits":
+    if not info.archives:
         return _embedded(info, split, folder)
     cache = cache_folder(cache_dir, folder)
     if folder is None:
@@ -81,13 +81,11 @@ def load_split(
 
 
 def _embedded(info: DatasetInfo, split: str, folder: Path | None) -> Split:
-    from robustbench_lite.datasets.sets.digits import read_digits
-
     if folder is not None:
         raise InputError(
-            f"data_dir={str(folder)!r} given for digits, which are embedded; leave it out"
+            f"data_dir={str(folder)!r} given for {info.name}, which are embedded; leave it out"
         )
-    arrays = read_digits(split)
+    arrays = info.read((), info, split)
     return _as_split(info, split, arrays, content_hash(*arrays), "embedded")
 
 
@@ -139,14 +137,13 @@ def cache_folder(cache_dir: str | Path | None, data_folder: Path | None = None) 
 
 
 def _download_plan(info: DatasetInfo, split: str, cache: Path, progress: bool) -> _Plan:
-    archives = ARCHIVES[info.name][split]
+    archives = info.archives[split]
 
     def read() -> Arrays:
         from robustbench_lite.datasets.readers.download import fetch
-        from robustbench_lite.datasets.readers.official import read_official
 
         files = fetch(archives, cache / info.name, progress=progress)
-        return read_official(files, info, split)
+        return info.read(files, info, split)
 
     # The pinned hashes are the identity: decoded once, the archive itself may be deleted.
     return _Plan("official archive", tuple(archive.known_hash for archive in archives), read)
@@ -158,7 +155,7 @@ def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
     shards = find_shards(folder, info, split)
     if shards:
         return _Plan("local parquet", file_identity(shards), lambda: read_parquet(shards, info))
-    archives = ARCHIVES[info.name][split]
+    archives = info.archives[split]
     candidates = [
         sorted(path for path in folder.rglob(archive.file_name) if path.is_file())
         for archive in archives
@@ -167,10 +164,9 @@ def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
         raise InputError(_nothing_found(info, split, folder, archives, candidates))
 
     def read() -> Arrays:
-        from robustbench_lite.datasets.readers.official import read_official
 
         files = [_official_file(*pair) for pair in zip(candidates, archives, strict=True)]
-        return read_official(files, info, split)
+        return info.read(files, info, split)
 
     present = [path for paths in candidates for path in paths]
     pinned = tuple(archive.known_hash for archive in archives)
@@ -196,7 +192,7 @@ def _nothing_found(
     candidates: list[list[Path]],
 ) -> str:
     missing = [a.file_name for a, paths in zip(archives, candidates, strict=True) if not paths]
-    prefix = "valid" if (info.name, split) == ("tiny_imagenet", "test") else split
+    prefix = info.hub_splits.get(split, split)
     names = sorted(path.name for path in folder.rglob("*") if path.is_file())
     there = f"it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
     return (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import content_hash
-from robustbench_lite.datasets.catalogue import DATASETS, KNOWN_VARIANTS, dataset_info
+from robustbench_lite.datasets.catalogue import DATASETS, dataset_info, known_variants
 
 Source = Literal["official archive", "local parquet", "embedded", "in memory"]
 
@@ -94,12 +94,12 @@ class Split:
         known = dataset_info(self.name).canonical_hashes.get(self.split)
         if known is not None:
             return whole == known
-        return False if whole in KNOWN_VARIANTS.get(self.name, {}) else None
+        return False if whole in known_variants(self.name) else None
 
     @property
     def provenance(self) -> str:
         """One line for records: the source, and what is known to be altered in the pixels."""
-        note = KNOWN_VARIANTS.get(self.name, {}).get(self.whole_hash or self.content_hash)
+        note = known_variants(self.name).get(self.whole_hash or self.content_hash)
         return f"{self.source}: {note}" if note else self.source
 
     def to(self, device: torch.device | str) -> Split:

@@ -10,7 +10,7 @@ from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.core.describe_diff import describe_difference
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import DATASETS, dataset_info, load_split
-from robustbench_lite.datasets.catalogue import KNOWN_VARIANTS
+from robustbench_lite.datasets.catalogue import known_variants
 from robustbench_lite.leaderboard.published.comparability import (
     ModelProvenance,
     judge,
@@ -222,7 +222,7 @@ def _trained_on_original(card: Card, data_dir: str | None) -> bool | None:
     known = dataset_info(card.dataset).canonical_hashes.get("train")
     if known is not None:
         return bool(card.dataset_hash == known)
-    if card.dataset_hash in KNOWN_VARIANTS.get(card.dataset, {}):
+    if card.dataset_hash in known_variants(card.dataset):
         return False
     data = load_split(card.dataset, "train", data_dir=data_dir, progress=True)
     return data.canonical if data.content_hash == card.dataset_hash else None

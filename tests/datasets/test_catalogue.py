@@ -8,8 +8,6 @@ import pytest
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import DATASETS, DatasetInfo, dataset_info
-from robustbench_lite.datasets.class_names import TINY_IMAGENET, TINY_IMAGENET_ALIASES
-from robustbench_lite.datasets.readers.archives import ARCHIVES
 
 NAMES = ["cifar10", "cifar100", "digits", "fashion_mnist", "mnist", "svhn", "tiny_imagenet"]
 
@@ -41,7 +39,7 @@ def test_digits_are_never_mirrored_in_training():
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
 def test_every_downloaded_split_has_pinned_archives(name):
     for split in ("train", "test"):
-        for archive in ARCHIVES[name][split]:
+        for archive in dataset_info(name).archives[split]:
             algorithm, _, digits = archive.known_hash.partition(":")
             assert algorithm == "sha256"
             assert re.fullmatch("[0-9a-f]{64}", digits)
@@ -50,10 +48,11 @@ def test_every_downloaded_split_has_pinned_archives(name):
 
 
 def test_tiny_imagenet_aliases_replace_foreign_ids_by_ours():
-    assert len(TINY_IMAGENET_ALIASES) == 18
-    assert not set(TINY_IMAGENET_ALIASES) & set(TINY_IMAGENET)
-    assert set(TINY_IMAGENET_ALIASES.values()) <= set(TINY_IMAGENET)
-    assert list(TINY_IMAGENET) == sorted(TINY_IMAGENET)
+    info = dataset_info("tiny_imagenet")
+    assert len(info.class_aliases) == 18
+    assert not set(info.class_aliases) & set(info.class_names)
+    assert set(info.class_aliases.values()) <= set(info.class_names)
+    assert list(info.class_names) == sorted(info.class_names)
 
 
 def test_unknown_name_suggests_the_near_one():
@@ -65,7 +64,7 @@ def test_loading_works_where_torchvision_cannot_be_imported():
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
         "from robustbench_lite.datasets import load_split\n"
-        "from robustbench_lite.datasets.readers import download, official, parquet\n"
+        "from robustbench_lite.datasets.readers import download, parquet\n"
         "assert len(load_split('digits', 'test')) == 364"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -7,13 +7,14 @@ import struct
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.datasets import load_split
+from robustbench_lite.datasets import dataset_info, load_split
 from robustbench_lite.datasets import loading as loading_module
 from robustbench_lite.datasets.readers import download
 from robustbench_lite.datasets.readers.archives import Archive
@@ -305,7 +306,8 @@ def mnist_files():
 
 def pin(monkeypatch, files, url):
     archives = tuple(archive_of(url(name), content=data, name=name) for name, data in files.items())
-    monkeypatch.setattr(loading_module, "ARCHIVES", {"mnist": {"test": archives}})
+    info = replace(dataset_info("mnist"), archives={"test": archives})
+    monkeypatch.setattr(loading_module, "dataset_info", lambda _: info)
 
 
 def test_load_split_downloads_once_and_then_needs_neither_server_nor_archive(

@@ -6,6 +6,7 @@ import io
 import struct
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,8 @@ from scipy.io import savemat
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import dataset_info, load_split
 from robustbench_lite.datasets import loading as loading_module
-from robustbench_lite.datasets.class_names import TINY_IMAGENET
-from robustbench_lite.datasets.readers.archives import ARCHIVES, Archive
-from robustbench_lite.datasets.readers.official import read_official
+from robustbench_lite.datasets.readers.archives import Archive
+from robustbench_lite.datasets.sets.cifar import read_cifar
 
 RNG = np.random.default_rng(0)
 
@@ -66,12 +66,12 @@ def place(tmp_path, monkeypatch):
         folder = tmp_path / "data" / "sub"
         folder.mkdir(parents=True, exist_ok=True)
         pinned = []
-        for archive, data in zip(ARCHIVES[name][split], contents, strict=True):
+        for archive, data in zip(dataset_info(name).archives[split], contents, strict=True):
             (folder / archive.file_name).write_bytes(data)
             sha256 = f"sha256:{hashlib.sha256(data).hexdigest()}"
             pinned.append(Archive(archive.file_name, archive.urls, sha256, len(data)))
-        table = {name: {split: tuple(pinned)}}
-        monkeypatch.setattr(loading_module, "ARCHIVES", table)
+        info = replace(dataset_info(name), archives={split: tuple(pinned)})
+        monkeypatch.setattr(loading_module, "dataset_info", lambda _: info)
         return folder
 
     return write
@@ -147,7 +147,8 @@ def tiny_zip(members):
 
 
 def tiny_members():
-    first, last = TINY_IMAGENET[0], TINY_IMAGENET[-1]
+    names = dataset_info("tiny_imagenet").class_names
+    first, last = names[0], names[-1]
     root = "tiny-imagenet-200"
     return {
         f"{root}/wnids.txt": b"",
@@ -231,7 +232,7 @@ def test_truncated_archive_is_an_input_error_that_names_it(place, load, name, sh
     contents = good_contents(name)
     contents[0] = contents[0][: int(len(contents[0]) * share)]
     place(name, "train", contents)
-    file_name = ARCHIVES[name]["train"][0].file_name
+    file_name = dataset_info(name).archives["train"][0].file_name
     with pytest.raises(InputError, match=rf"{file_name} cannot be read"):
         load(name, "train")
 
@@ -283,7 +284,7 @@ def test_hostile_member_names_and_links_write_nothing(tmp_path):
     file = tmp_path / "a" / "b" / "cifar-10-binary.tar.gz"
     file.parent.mkdir(parents=True)
     file.write_bytes(tar_gz(evil))
-    arrays = read_official([file], dataset_info("cifar10"), "test")
+    arrays = read_cifar([file], dataset_info("cifar10"), "test")
     assert np.array_equal(arrays.images, images[10:])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
@@ -292,7 +293,7 @@ def test_hostile_member_names_and_links_write_nothing(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     with pytest.raises(InputError, match="no member"):
-        read_official([file], dataset_info("cifar10"), "test")
+        read_cifar([file], dataset_info("cifar10"), "test")
 
 
 def test_svhn_without_its_arrays_is_refused(place, load):
@@ -324,5 +325,5 @@ def test_tiny_imagenet_foreign_content_is_refused(place, load):
             load("tiny_imagenet", "test")
     del members[annotations]
     place("tiny_imagenet", "test", [tiny_zip(members)])
-    with pytest.raises(InputError, match=r"cannot be read as Tiny ImageNet.*val_annotations.txt"):
+    with pytest.raises(InputError, match=r"cannot be read as the official.*val_annotations.txt"):
         load("tiny_imagenet", "test")

@@ -14,8 +14,9 @@ from PIL import Image
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import dataset_info, load_split
-from robustbench_lite.datasets.class_names import TINY_IMAGENET, TINY_IMAGENET_ALIASES
 from robustbench_lite.datasets.readers import parquet as parquet_module
+
+TINY = dataset_info("tiny_imagenet")
 
 
 def random_images(n, name, seed=0):
@@ -151,15 +152,15 @@ def test_labels_follow_the_class_names_in_the_file(tmp_path, load):
 
 
 def test_hub_numbering_of_tiny_imagenet_becomes_the_official_one(tmp_path, load):
-    foreign = {ours: theirs for theirs, ours in TINY_IMAGENET_ALIASES.items()}
-    hub_names = sorted(foreign.get(name, name) for name in TINY_IMAGENET)
+    foreign = {ours: theirs for theirs, ours in TINY.class_aliases.items()}
+    hub_names = sorted(foreign.get(name, name) for name in TINY.class_names)
     images = random_images(2, "tiny_imagenet")
     shard = tmp_path / "data" / "valid-00000-of-00001.parquet"
     write_shard(shard, [encode(image) for image in images], [11, 199], names=hub_names)
     labels = load("tiny_imagenet", "test").labels
-    assert hub_names[11] == TINY_IMAGENET[labels[0]] == "n01882714"
+    assert hub_names[11] == TINY.class_names[labels[0]] == "n01882714"
     assert int(labels[0]) == 12
-    assert TINY_IMAGENET[labels[1]] == TINY_IMAGENET_ALIASES["n14991210"]
+    assert TINY.class_names[labels[1]] == TINY.class_aliases["n14991210"]
 
 
 def test_classes_of_another_data_set_are_refused_but_spellings_are_not(tmp_path, load):

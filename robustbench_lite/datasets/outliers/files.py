@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.datasets.catalogue import dataset_info
 from robustbench_lite.datasets.loading import load_split
 from robustbench_lite.datasets.splits import Split
 
@@ -44,7 +45,8 @@ def outliers_of_dataset(
     """
     if name == like.name:
         raise InputError(f"outlier source 'dataset:{name}' is the inliers' own; name another")
-    other = load_split(name, like.split, data_dir=None if name == "digits" else data_dir)
+    embedded = not dataset_info(name).archives
+    other = load_split(name, like.split, data_dir=None if embedded else data_dir)
     rows = _drawn(len(other), count, seed, f"dataset:{name} ({like.split})")
     return torch.cat([fitted(other.images[part], like) for part in torch.split(rows, _CHUNK)])
 

@@ -18,7 +18,7 @@ import numpy as np
 from robustbench_lite.core.errors import StorageError
 from robustbench_lite.core.storage import write_atomically
 from robustbench_lite.datasets.arrays import Arrays, content_hash
-from robustbench_lite.datasets.catalogue import DatasetInfo
+from robustbench_lite.datasets.info import DatasetInfo
 
 _LOG = logging.getLogger(__name__)
 _READER_VERSION = 1  # raise it when a reader's output changes

@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.datasets.catalogue import DatasetInfo
+from robustbench_lite.datasets.info import DatasetInfo
 
 _FORMATS = ("PNG", "JPEG")  # nothing else is tried: fewer decoders see untrusted bytes
 _MODES = {1: ("L", "greyscale"), 3: ("RGB", "colour")}
-
-# About 2% of Tiny ImageNet's own JPEGs are greyscale; every loader repeats the channel.
-_GREY_TO_RGB = frozenset({"tiny_imagenet"})
 
 
 def decode_images(
@@ -55,7 +52,7 @@ def _decode(
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             _check_form(image, info, where, row)
-            if info.name in _GREY_TO_RGB and image.mode == "L":
+            if info.grey_to_rgb and image.mode == "L":
                 pixels = np.asarray(image.convert("RGB"))
             else:
                 pixels = np.asarray(image)
@@ -79,7 +76,7 @@ def _check_form(
             f"{where(row)} is {image.height}x{image.width} (height x width), but {info.name} is "
             f"{height}x{width}; images are not resized: is it another data set?"
         )
-    if image.mode != mode and not (info.name in _GREY_TO_RGB and image.mode == "L"):
+    if image.mode != mode and not (info.grey_to_rgb and image.mode == "L"):
         raise InputError(
             f"{where(row)} has mode {image.mode}, but {info.name} is {colour} (mode {mode}); "
             "images are not converted: is it another data set?"

@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import Arrays, check_arrays
-from robustbench_lite.datasets.catalogue import DatasetInfo
-from robustbench_lite.datasets.class_names import TINY_IMAGENET_ALIASES
+from robustbench_lite.datasets.info import DatasetInfo
 from robustbench_lite.datasets.readers.image_bytes import decode_images
 
 _IMAGE_COLUMNS = ("img", "image")
-_LABEL_COLUMNS = {"cifar100": ("fine_label", "label")}
-_SPLIT_NAMES = {("tiny_imagenet", "test"): "valid"}  # its test images have no public labels
-_CONFIG_FOLDERS = {"svhn": ("cropped_digits",)}  # the hub's SVHN also has full_numbers
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 
 
@@ -43,14 +39,12 @@ def find_shards(folder: Path, info: DatasetInfo, split: str) -> tuple[Path, ...]
         InputError: shards of several data sets or versions that cannot be told apart, or a shard
             of the numbered set is missing.
     """
-    prefix = _SPLIT_NAMES.get((info.name, split), split)
+    prefix = info.hub_splits.get(split, split)
     found = [path for path in folder.rglob(f"{prefix}-*.parquet") if path.is_file()]
     parents = sorted({path.parent for path in found})
     if len(parents) > 1:
-        names = {info.name, info.name.replace("_", "-"), *_CONFIG_FOLDERS.get(info.name, ())}
-        parents = _named(parents, folder, set(_CONFIG_FOLDERS.get(info.name, ()))) or _named(
-            parents, folder, names
-        )
+        names = {info.name, info.name.replace("_", "-"), *info.hub_folders}
+        parents = _named(parents, folder, set(info.hub_folders)) or _named(parents, folder, names)
         if len(parents) != 1:
             where = sorted({str(path.parent) for path in found})
             raise InputError(
@@ -113,13 +107,13 @@ def _read_shard(path: Path, info: DatasetInfo) -> Arrays:
 def _columns(schema: Any, path: Path, info: DatasetInfo) -> tuple[str, str]:
     """(image column, label column) of one file, types checked."""
     names = list(schema.names)
-    label_columns = _LABEL_COLUMNS.get(info.name, ("label",))
     image = next((name for name in _IMAGE_COLUMNS if name in names), None)
-    label = next((name for name in label_columns if name in names), None)
+    label = next((name for name in info.label_columns if name in names), None)
     if image is None or label is None:
+        images, labels = " or ".join(_IMAGE_COLUMNS), " or ".join(info.label_columns)
         raise InputError(
-            f"{path} has columns {', '.join(names)}; {info.name} needs an image column "
-            f"({' or '.join(_IMAGE_COLUMNS)}) and a label column ({' or '.join(label_columns)})"
+            f"{path} has columns {', '.join(names)}; {info.name} needs an image column ({images}) "
+            f"and a label column ({labels})"
         )
     check_image_column(schema, image, path)
     if names.count(label) > 1:
@@ -169,8 +163,7 @@ def _renumbering(
     """
     theirs = _class_names(metadata, label_column)
     ours = {name: label for label, name in enumerate(info.class_names)}
-    if info.name == "tiny_imagenet":
-        theirs = [TINY_IMAGENET_ALIASES.get(name, name) for name in theirs]
+    theirs = [info.class_aliases.get(name, name) for name in theirs]
     if not theirs or theirs == list(info.class_names):
         return None
     if len(theirs) == len(ours) and set(theirs) == set(ours):

@@ -1,0 +1,64 @@
+"""What a data set is: its facts, its official files, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from robustbench_lite.datasets.readers.archives import Archive
+
+if TYPE_CHECKING:
+    from robustbench_lite.datasets.arrays import Arrays
+
+Reader = Callable[[Sequence[Path], "DatasetInfo", str], "Arrays"]
+Augmentation = Literal["none", "crop", "crop_flip"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The fixed facts of one data set.
+
+    Args:
+        name: registered name.
+        num_classes: labels are 0 .. num_classes - 1.
+        channels: 1 (greyscale) or 3 (RGB).
+        image_size: (height, width) in pixels.
+        mean: per channel, of training pixels in [0, 1], the values the field uses.
+        std: per channel, likewise.
+        augmentation: what the field trains with: `"crop_flip"` (pad, random crop, horizontal flip),
+            `"crop"` (no flip: a mirrored digit is not a digit) or `"none"`.
+        class_names: index i is the name of label i.
+        canonical_hashes: split name to the content hash (`Split.content_hash`) of the original
+            pixels and labels in the original order; splits whose hash is unknown are absent.
+        read: decodes a split of the official files, in the order of `archives`, whose hashes were
+            checked before: images uint8 (N, C, H, W) and labels int64 (N,) in the files' own
+            order; `InputError` for a truncated or foreign file. Of an embedded data set it gets no
+            file.
+        archives: split name to its official files; none for an embedded data set.
+        known_variants: content hash of a copy that is not the original, to what was changed.
+        label_columns: of Parquet files, the first that is there.
+        hub_splits: split name to its name in Hugging Face's file names, where that is another.
+        hub_folders: folders of its configuration, where the hub has several.
+        class_aliases: other names of classes in Parquet files, to those of `class_names`.
+        grey_to_rgb: greyscale images are made RGB, instead of refused.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    class_names: tuple[str, ...]
+    read: Reader
+    canonical_hashes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    archives: Mapping[str, tuple[Archive, ...]] = field(default_factory=dict, hash=False)
+    known_variants: Mapping[str, str] = field(default_factory=dict, hash=False)
+    label_columns: tuple[str, ...] = ("label",)
+    hub_splits: Mapping[str, str] = field(default_factory=dict, hash=False)
+    hub_folders: tuple[str, ...] = ()
+    class_aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
+    grey_to_rgb: bool = False
