@@ -1,6 +1,7 @@
 """What CONTRIBUTING says of a defense, a model and a data set, done in a package outside."""
 
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def outside(tmp_path, monkeypatch):
         (site / f"my_additions/{name}.py").write_text(code)
         with (about / "entry_points.txt").open("a") as file:
             file.write(points)
+    for module in [name for name in sys.modules if name.split(".")[0] == "my_additions"]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(site)
     for registry in (DEFENSES, MODELS, DATASETS):
         monkeypatch.setattr(registry, "_all", None)
