@@ -47,7 +47,8 @@ def test_there_are_commands_to_parse():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_in_the_documents_lead_to_files_of_the_project(page):
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), (page.name, target)
 
