@@ -23,9 +23,11 @@ settings.register_profile(
 )
 settings.register_profile("new", settings.get_profile("same"), derandomize=False)
 
-# A shell lets its background jobs ignore Ctrl-C, and what tests start would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell lets its background jobs ignore Ctrl-C, and `nohup` SIGHUP. What tests start would inherit
+# that; a function of ours in its place is not inherited.
+for _signal in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, lambda *_: None)
 
 THREADS = os.environ.get("RBL_TEST_THREADS", "1")  # `make test-hard` also takes 2
 

@@ -1,5 +1,6 @@
 """Whole runs that are stopped: one line, finished parts kept, nothing left, and they resume."""
 
+import os
 import signal
 
 import pytest
@@ -63,6 +64,17 @@ def test_commands_that_do_several_things_stop_too(tmp_path, command):
 # -- workers: both hold the pipe of stderr, so its end is theirs -----------------------------------
 
 
+def stopped_workers(checkpoint, folder, **stop):
+    """Exit code and stderr of two workers, the first of which stops something.
+
+    The other holds its first part back until the first is gone: else it might do all of them.
+    """
+    os.mkfifo(folder / "pipe")
+    pipe = {"pipe": str(folder / "pipe")} if stop["at"].startswith("replace") else {}
+    command = ["evaluate", checkpoint, *EVALUATE, "r", "--workers", "2"]
+    return rbl(command, folder, rank="0", **pipe, **stop)
+
+
 @pytest.mark.parametrize(
     ("name", "at"),
     [
@@ -100,8 +112,7 @@ def test_a_stop_of_the_command_stops_its_workers(checkpoint, whole, tmp_path):
     ],
 )
 def test_a_stop_of_one_worker_is_one_line_of_the_command(checkpoint, tmp_path, name, at):
-    command = ["evaluate", checkpoint, *EVALUATE, "r", "--workers", "2"]
-    code, err = rbl(command, tmp_path, at=at, by=name, rank="0")
+    code, err = stopped_workers(checkpoint, tmp_path, at=at, by=name)
     assert code == 2
     assert err == (
         f"rbl: error: worker 0 of 2 was killed by {name}; finished parts are kept: {RESUME}\n"
@@ -112,8 +123,7 @@ def test_a_stop_of_one_worker_is_one_line_of_the_command(checkpoint, tmp_path, n
 
 @pytest.mark.parametrize("at", ["import numpy", "replace .parquet 2"])
 def test_workers_go_with_a_command_that_was_killed(checkpoint, tmp_path, at):
-    command = ["evaluate", checkpoint, *EVALUATE, "r", "--workers", "2"]
-    stopped = rbl(command, tmp_path, at=at, by="SIGKILL", rank="0", who="parent")
+    stopped = stopped_workers(checkpoint, tmp_path, at=at, by="SIGKILL", who="parent")
     assert stopped == (-signal.SIGKILL, "")
 
 
