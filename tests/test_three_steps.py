@@ -44,6 +44,7 @@ def outside(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(site)
     for registry in (DEFENSES, MODELS, DATASETS):
         monkeypatch.setattr(registry, "_all", None)
+        monkeypatch.setattr(registry, "_clashes", {})
     return site
 
 
@@ -66,10 +67,23 @@ def test_each_is_listed_and_all_three_train_and_are_evaluated(outside, tmp_path,
     assert result.n_examples == 50
 
 
-def test_one_that_cannot_be_imported_is_one_line_and_only_when_it_is_asked_for(outside, capsys):
-    (outside / "my_additions/bars.py").write_text("import no_such_package_of_ours")
+@pytest.mark.parametrize("code", ["import no_such_package_of_ours", "1 / 0", "def"])
+def test_one_that_cannot_be_imported_is_one_line_and_only_when_it_is_asked_for(
+    outside, capsys, code
+):
+    (outside / "my_additions/bars.py").write_text(code)
     assert main(["list", "datasets"]) == 0
     assert "bars" in capsys.readouterr().out
     assert len(load_split("digits", "test")) == 364
-    with pytest.raises(InputError, match="data set 'bars' cannot be imported"):
+    with pytest.raises(InputError, match="^data set 'bars' cannot be imported from [^\\n]*$"):
         load_split("bars", "test")
+
+
+def test_a_name_that_is_taken_is_refused_and_the_others_are_not(outside, capsys):
+    points = outside / "my_additions-1.0.dist-info/entry_points.txt"
+    points.write_text(points.read_text().replace("bars =", "mnist ="))
+    assert main(["list", "datasets"]) == 0
+    assert "digits" in capsys.readouterr().out
+    assert len(load_split("digits", "test")) == 364
+    with pytest.raises(InputError, match="'mnist' of my-additions is registered already"):
+        load_split("mnist", "test")

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.messages import described
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,19 @@ class Registry(Mapping[str, Entry]):
         self._own = dict(entries)
         self._group = entry_point_group
         self._all: dict[str, Entry] | None = None
+        self._clashes: dict[str, str] = {}
 
     def _entries(self) -> dict[str, Entry]:
         if self._all is None:
             self._all = dict(self._own)
             for point in entry_points(group=self._group) if self._group else ():
                 origin = point.dist.name if point.dist else "unknown distribution"
-                if point.name in self._all:
-                    raise InputError(
+                entry = Entry(point.value, f"from {origin}", origin)
+                if self._all.setdefault(point.name, entry) is not entry:
+                    self._clashes[point.name] = (
                         f"{self.kind} {point.name!r} of {origin} is registered already; "
                         "names are unique: rename or uninstall one"
                     )
-                self._all[point.name] = Entry(point.value, f"from {origin}", origin)
         return self._all
 
     def __getitem__(self, name: str) -> Entry:
@@ -78,15 +80,18 @@ class Registry(Mapping[str, Entry]):
         """Import and return the object registered under `name`.
 
         Raises:
-            InputError: for an unknown name (near matches are suggested), or a target that cannot
-                be imported.
+            InputError: for an unknown name (near matches are suggested), one that two
+                distributions register, or a target that cannot be imported.
         """
         module_name, _, attribute = self[name].target.partition(":")
+        if name in self._clashes:
+            raise InputError(self._clashes[name])
         try:
             return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a module of somebody else may raise anything
             raise InputError(
-                f"{self.kind} {name!r} cannot be imported from {self[name].target!r}: {error}"
+                f"{self.kind} {name!r} cannot be imported from {self[name].target!r}: "
+                f"{described(error)}"
             ) from error
 
 
