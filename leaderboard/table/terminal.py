@@ -9,13 +9,11 @@ from robustbench_lite.leaderboard.table.columns import (
     CAPTION,
     NOTHING,
     Column,
-    Row,
-    Section,
     columns_for,
-    is_reported,
     notes_for,
     status_text,
 )
+from robustbench_lite.leaderboard.table.row import Section
 from robustbench_lite.leaderboard.table.text import cells, padded, plain, shortened
 
 WIDTH = 100
@@ -31,8 +29,8 @@ def render_terminal(sections: Sequence[Section]) -> str:
 
 def _terminal_table(section: Section) -> str:
     columns = columns_for(section)
-    if not is_reported(section):
-        columns = [column for column in columns if column.heading != "Status"]
+    if section.measured:  # a line below the table has more room
+        columns = [column for column in columns if column.key != "status"]
     texts = {
         column: [_shown(text) for text in (column.heading, *map(column.cell, section.rows))]
         for column in columns
@@ -50,16 +48,12 @@ def _terminal_table(section: Section) -> str:
     ]
     rule = "─" * _total(widths)
     statuses = [
-        shortened(f"  {_name(row)}: {plain(status_text(row))}", WIDTH)
+        shortened(f"  {_shown(row.name)}: {plain(status_text(row))}", WIDTH)
         for row in section.rows
-        if row["status"] != MEASURED and not is_reported(section)
+        if row.status != MEASURED and section.measured
     ]
     body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes_for(section), *statuses]
     return "\n".join(body) + "\n"
-
-
-def _name(row: Row) -> str:
-    return _shown(str(row["name"]))
 
 
 def _shown(text: str) -> str:
