@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from robustbench_lite.leaderboard.results.records import MEASURED
 from robustbench_lite.leaderboard.table.row import Row, Section
@@ -21,8 +22,6 @@ WORST_CLASS = f"Worst class: {LOWEST}."
 TIES = "Rank with '=': not separated from the first of its ties (exact McNemar, Holm, 5%)."
 AS_REPORTED = "Reported only, not measured here:"
 NOT_CANONICAL = "The data are not canonical: not comparable with published numbers."
-
-_EXTRA_DATA = {True: "yes", False: "", None: "not stated"}
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,16 @@ def columns_for(section: Section, always: Collection[str] = ()) -> list[Column]:
     return [one for one in columns if one.key in always or any(map(one.shown, section.rows))]
 
 
-def _measured(row: Row) -> bool:
-    return row.measured
-
-
 def _attack(title: str) -> Column:
-    return Column(
-        "attack", title, lambda row: percent(row.attacks.get(title, math.nan)), right=True
-    )
+    return _number("attack", title, lambda row: percent(row.attacks.get(title, math.nan)))
+
+
+def _extra_data(row: Row) -> str:
+    return {True: "yes", False: "", None: "not stated"}[row.extra_data]
+
+
+def _interval(row: Row) -> str:
+    return interval(row.interval_lo, row.interval_hi)
 
 
 def _worst_class(row: Row) -> str:
@@ -74,46 +75,37 @@ def _worst_class(row: Row) -> str:
     return "" if label is None else f"{percent(row.worst_class)} ({label})"
 
 
+def _has_class(row: Row) -> bool:
+    return row.worst_class_label is not None
+
+
 def status_text(row: Row) -> str:
     """The status of a row, and why it has no rank."""
     return f"{row.status}: {row.flags}" if row.flags else row.status
 
 
+def _is_measured(row: Row) -> bool:
+    return row.measured
+
+
+_number = partial(Column, right=True)
+_measure = partial(_number, shown=_is_measured)  # published rows have none
 _BEFORE_ATTACKS = (
-    Column("rank", "Rank", lambda row: row.rank, shown=_measured),
+    Column("rank", "Rank", lambda row: row.rank, shown=_is_measured),
     Column("name", "Name", lambda row: row.name),
     Column("defense", "Defense", lambda row: row.defense, dropped=4),
     Column("architecture", "Architecture", lambda row: row.architecture, dropped=3),
-    Column(
-        "params", "Params", lambda row: count(row.params or 0), True, dropped=2, shown=_measured
-    ),
-    Column(
-        "extra_data",
-        "Extra data",
-        lambda row: _EXTRA_DATA[row.extra_data],
-        shown=lambda row: bool(row.extra_data),
-    ),
-    Column("clean", "Clean", lambda row: percent(row.clean), True),
+    _measure("params", "Params", lambda row: count(row.params or 0), dropped=2),
+    Column("extra_data", "Extra data", _extra_data, shown=lambda row: bool(row.extra_data)),
+    _number("clean", "Clean", lambda row: percent(row.clean)),
 )
 _AFTER_ATTACKS = (
-    Column("robust", "Worst case", lambda row: percent(row.worst_case), True, shown=_measured),
-    Column(
-        "interval",
-        "95% interval",
-        lambda row: interval(row.interval_lo, row.interval_hi),
-        True,
-        shown=_measured,
+    _measure("robust", "Worst case", lambda row: percent(row.worst_case)),
+    _measure("interval", "95% interval", _interval),
+    _number(
+        "worst_class", "Worst class", _worst_class, dropped=5, shown=_has_class, meaning=LOWEST
     ),
-    Column(
-        "worst_class",
-        "Worst class",
-        _worst_class,
-        True,
-        dropped=5,
-        shown=lambda row: row.worst_class_label is not None,
-        meaning=LOWEST,
-    ),
-    Column("cost", "Cost", lambda row: passes(row.cost), True, 1, shown=_measured, meaning=PASSES),
+    _measure("cost", "Cost", lambda row: passes(row.cost), dropped=1, meaning=PASSES),
     Column("status", "Status", status_text, shown=lambda row: row.status != MEASURED),
 )
 
@@ -126,7 +118,7 @@ def notes_for(section: Section) -> list[str]:
     notes.append(counts_text(section))
     if any(row.canonical is False for row in section.rows):
         notes.append(NOT_CANONICAL)
-    if any(row.worst_class_label is not None for row in section.rows):
+    if any(map(_has_class, section.rows)):
         notes.append(WORST_CLASS)
     notes.append(f"Engine: {plain(section.rows[0].engine)}.")
     return notes

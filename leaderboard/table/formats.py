@@ -70,26 +70,22 @@ def _json(sections: Sequence[Section]) -> str:
 
 
 def _json_group(section: Section) -> dict[str, object]:
-    key, (ranked, unranked) = section.key, section.count_statuses()
+    first, (ranked, unranked) = section.rows[0], section.count_statuses()
     return {
-        "dataset": key.dataset,
-        "split": key.split,
-        "dataset_hash": key.dataset_hash,
-        "norm": key.norm,
-        "eps": key.eps,
-        "eps_value": _finite(key.eps_value),
-        "protocol_id": key.protocol_id,
-        "protocol_hash": key.protocol_hash,
-        "engine": section.rows[0].engine,
-        "first_example": key.first_example,
-        "n": key.n_examples,
+        **{name: _finite(getattr(first, name)) for name in JSON_GROUP},
+        "first_example": section.key.first_example,
+        "n": section.key.n_examples,
         "ranked": ranked,
         "unranked": unranked,
         "rows": [_json_row(row, section.attacks) for row in section.rows],
     }
 
 
-# What differs between the rows of a group.
+# What the rows of a group share, and what they do not.
+JSON_GROUP = (
+    *("dataset", "split", "dataset_hash", "norm", "eps", "eps_value"),
+    *("protocol_id", "protocol_hash", "engine"),
+)
 JSON_ROW = (
     *("rank", "name", "defense", "architecture", "params", "extra_data", "clean", "worst_case"),
     *("interval_lo", "interval_hi", "worst_class", "worst_class_label", "status", "flags", "cost"),

@@ -89,16 +89,10 @@ class Row:
     def key(self) -> GroupKey:
         """What it shares with the other rows of its table."""
         return GroupKey(
-            dataset=self.dataset,
-            split=self.split,
-            dataset_hash=self.dataset_hash,
+            **{name: getattr(self, name) for name in _OF_GROUP},
             first_example=self.first_example or 0,
             n_examples=self.n or 0,
-            norm=self.norm,
             eps_value=self.eps_value if self.eps else math.inf,
-            eps=self.eps,
-            protocol_id=self.protocol_id,
-            protocol_hash=self.protocol_hash,
             # A paper may lack an attack in some of its rows, a protocol never.
             attacks=tuple(self.stated_attacks) if self.measured else (),
         )
@@ -108,6 +102,8 @@ _NAMES = [one.name for one in fields(Row) if one.name != "origin"]
 BEFORE_ATTACKS = tuple(_NAMES[: _NAMES.index("attacks")])
 AFTER_ATTACKS = tuple(_NAMES[_NAMES.index("attacks") + 1 :])
 FIXED_COLUMNS = (*BEFORE_ATTACKS, *AFTER_ATTACKS)
+# Texts that the rows of a group share.
+_OF_GROUP = ("dataset", "split", "dataset_hash", "norm", "eps", "protocol_id", "protocol_hash")
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def build_rows(results: Iterable[Result], reported: Iterable[ReportedRow] = ()) 
     rows = []
     for group in rank_results(results):
         titles = group.attack_titles(taken=FIXED_COLUMNS)
-        rows += [_measured_row(row, titles) for row in group.rows]
+        rows += [_measured_row(row, group.key, titles) for row in group.rows]
     return [*rows, *(_reported_row(row) for g in group_reported(reported).values() for row in g)]
 
 
@@ -166,11 +162,12 @@ def split_groups(rows: Iterable[Row]) -> list[Section]:
     return sections
 
 
-def _measured_row(row: RankedResult, titles: Mapping[str, str]) -> Row:
-    result, dataset, protocol = row.result, row.result.dataset, row.result.protocol
+def _measured_row(row: RankedResult, key: GroupKey, titles: Mapping[str, str]) -> Row:
+    result = row.result
     low, high = result.robust_accuracy.interval
     label, share = worst_class(result) or (None, math.nan)
     return Row(
+        **{name: getattr(key, name) for name in (*_OF_GROUP, "eps_value", "first_example")},
         rank=row.rank,
         name=result.name,
         defense=result.defense,
@@ -184,22 +181,13 @@ def _measured_row(row: RankedResult, titles: Mapping[str, str]) -> Row:
         n=result.n_examples,
         worst_class=share,
         worst_class_label=label,
-        protocol_id=protocol.id,
-        engine=protocol.engine_text,
+        engine=result.protocol.engine_text,
         status=result.status,
         flags=", ".join(result.reasons),
         extra_data=result.extra_data,
         cost=result.cost,
-        dataset=dataset.name,
-        split=dataset.split,
-        norm=protocol.norm,
-        eps=protocol.eps,
-        eps_value=protocol.eps_value,
-        first_example=result.first_example,
         seed=result.seed,
-        dataset_hash=dataset.hash,
-        canonical=dataset.canonical,
-        protocol_hash=protocol.hash,
+        canonical=result.dataset.canonical,
         model_hash=result.model.hash,
         origin=result,
     )

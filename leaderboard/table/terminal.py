@@ -14,7 +14,7 @@ from robustbench_lite.leaderboard.table.columns import (
     status_text,
 )
 from robustbench_lite.leaderboard.table.row import Section
-from robustbench_lite.leaderboard.table.text import cells, padded, plain, shortened
+from robustbench_lite.leaderboard.table.text import aligned, cells, plain, shortened
 
 WIDTH = 100
 NAME_WIDTH = 28
@@ -39,14 +39,8 @@ def _terminal_table(section: Section) -> str:
     for column in sorted(columns, key=lambda column: column.dropped):
         if column.dropped and _total(widths) > WIDTH:
             del texts[column], widths[column]
-    lines = [
-        "  ".join(
-            padded(text, widths[column], right=column.right)
-            for text, column in zip(row_texts, texts, strict=True)
-        ).rstrip()
-        for row_texts in zip(*texts.values(), strict=True)
-    ]
-    rule = "─" * _total(widths)
+    rows = list(zip(*texts.values(), strict=True))
+    lines, rule = aligned(rows, right=[column.right for column in texts])
     statuses = [
         shortened(f"  {_shown(row.name)}: {plain(status_text(row))}", WIDTH)
         for row in section.rows
