@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
-from robustbench_lite.core.stopping import temporary_path
-from robustbench_lite.leaderboard.page.reported_views import reported_view
-from robustbench_lite.leaderboard.page.views import filter_views, group_view, n_rows
-from robustbench_lite.leaderboard.published.reported import ReportedRow, group_reported
+from robustbench_lite.core.storage import write_text
+from robustbench_lite.leaderboard.page.views import filter_views, table_view
+from robustbench_lite.leaderboard.published.reported import ReportedRow
 from robustbench_lite.leaderboard.results.records import Result
-from robustbench_lite.leaderboard.statistics.ranking import rank_results
-from robustbench_lite.leaderboard.table.text import headings, plain
+from robustbench_lite.leaderboard.table.row import build_rows, split_groups
+from robustbench_lite.leaderboard.table.text import plain
 
 
 def render_page(
@@ -42,14 +40,8 @@ def render_page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_packaged("page.html.j2"))
-    groups = rank_results(results)
-    lines = headings([group.key for group in groups])
-    views = [
-        group_view(group, heading, number)
-        for number, (group, heading) in enumerate(zip(groups, lines, strict=True), start=1)
-    ]
-    for rows in group_reported(reported).values():
-        views.append(reported_view(rows, len(views) + 1))
+    rows = build_rows(results, reported)
+    views = [table_view(section, i) for i, section in enumerate(split_groups(rows), start=1)]
     css, script = _packaged("page.css"), _packaged("page.js")
     text = template.render(
         title=plain(title),
@@ -59,7 +51,7 @@ def render_page(
         script_hash=_hash(script),
         filters=filter_views(views),
         groups=views,
-        n_rows=sum(map(n_rows, views)),
+        n_rows=len(rows),
     )
     return text + "\n"
 
@@ -92,16 +84,7 @@ def write_page(
         The path written.
 
     Raises:
-        OSError: when the folder or file cannot be written.
+        StorageError: when the folder or file cannot be written.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link
-    text = render_page(results, title=title, reported=reported)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with temporary_path(temporary):
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
+    write_text(Path(path), render_page(results, title=title, reported=reported))
     return Path(path)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from robustbench_lite.leaderboard.page.evaluate_command import reproduce_command
 from robustbench_lite.leaderboard.page.interval_bars import Axis
+from robustbench_lite.leaderboard.published.reported import ReportedRow
 from robustbench_lite.leaderboard.results.records import Accuracy, AttackSpec, Flag, Result
-from robustbench_lite.leaderboard.statistics.ranking import RankedResult, RankGroup
-from robustbench_lite.leaderboard.table.columns import counts_text
+from robustbench_lite.leaderboard.table.columns import Column, columns_for, counts_text
+from robustbench_lite.leaderboard.table.row import Row, Section
 from robustbench_lite.leaderboard.table.text import (
+    NOTHING,
     count,
     examples,
     interval,
@@ -27,45 +30,92 @@ OPTION_WIDTH = 48  # characters of a name in a filter's list
 MANY_ATTACKS = 3  # above it a table scrolls sideways in its own frame
 CANONICAL = {True: "yes", False: "no", None: "unknown"}
 EXTRA_DATA = {True: "yes", False: "none", None: "not stated"}
+BESIDE_NAME = ("defense", "architecture", "params", "extra_data")  # no columns of their own here
+CLASSES = {  # of the columns, by key, in the style sheet
+    "rank": "rank",
+    "name": "model",
+    "clean": "number clean",
+    "attack": "number",
+    "robust": "number robust",
+    "interval": "bar-cell",
+    "worst_class": "number worst-class",
+    "cost": "number cost",
+    "status": "status-cell",
+}
 
 
-def group_view(group: RankGroup, heading: str, number: int) -> View:
+def table_view(section: Section, number: int) -> View:
     """One table.
 
     Args:
-        group: its rows, best first.
-        heading: the line that tells it from the other tables.
+        section: its rows, best first.
         number: of the table on the page, from 1.
     """
-    first = group.rows[0].result
-    key, titles = group.key, group.attack_titles()
-    axis = Axis.around([row.result.robust_accuracy.interval for row in group.rows])
-    attacks = first.protocol.attacks
+    key = section.key
+    columns = [
+        column
+        for column in columns_for(section, always=("rank", "status"))
+        if column.key not in BESIDE_NAME
+    ]
+    axis = None
+    if section.measured:
+        axis = Axis.around([(row.interval_lo, row.interval_hi) for row in section.rows])
     return {
         "id": f"table-{number}",
-        "heading": heading,
+        "heading": section.heading,
         "dataset": plain(key.dataset),
         "norm": plain(key.norm),
-        "radius": radius(key.eps, key.eps_value),
-        "about": [
-            ("Protocol", plain(key.protocol_id), ""),
-            ("Split", f"{plain(key.split)}, {examples(key.first_example, key.n_examples)}", ""),
-            ("Data", *_canonical({row.result.dataset.canonical for row in group.rows})),
-        ],
-        "attacks": [plain(titles[attack.name]) for attack in attacks],
-        "terms": [
-            ("Engine", plain(first.protocol.engine_text)),
-            ("Data", plain(key.dataset_hash)),
-            ("Protocol", plain(key.protocol_hash)),
-            *((plain(titles[attack.name]), _parameters(attack)) for attack in attacks),
-        ],
-        "n_columns": 7 + len(attacks),
-        "wide": len(attacks) > MANY_ATTACKS,
+        "radius": radius(key.eps, key.eps_value) if key.eps else "not stated",
+        "about": _about(section),
+        "terms": _terms(section),
+        "columns": [_column_view(column) for column in columns],
+        "wide": len(section.attacks) > MANY_ATTACKS,
         "axis": axis,
-        "ties": any(row.rank.endswith("=") for row in group.rows),
-        "counts": counts_text(row.result.status for row in group.rows),
-        "rows": [_row_view(row, axis) for row in group.rows],
+        "ties": section.has_ties,
+        "counts": counts_text(section) if section.measured else "",
+        "rows": [_row_view(row, columns, axis) for row in section.rows],
     }
+
+
+def _column_view(column: Column) -> View:
+    return {
+        "key": column.key,
+        "heading": "Model" if column.key == "name" else plain(column.heading),
+        "classes": CLASSES[column.key],
+        "meaning": column.meaning,
+    }
+
+
+def _about(section: Section) -> list[tuple[str, str, str]]:
+    """The line below a table's heading: label, text, and a badge."""
+    key, row = section.key, section.rows[0]
+    if isinstance(row.origin, ReportedRow):
+        return [
+            ("Reported in", plain(row.source), ""),
+            ("Table", plain(row.origin.key.source), ""),
+            ("Split", plain(key.split), ""),
+        ]
+    return [
+        ("Protocol", plain(key.protocol_id), ""),
+        ("Split", f"{plain(key.split)}, {examples(key.first_example, key.n_examples)}", ""),
+        ("Data", *_canonical({row.canonical for row in section.rows})),
+    ]
+
+
+def _terms(section: Section) -> list[tuple[str, str]]:
+    """What fixes the numbers of a table: engine, hashes and the parameters of each attack."""
+    origin = section.rows[0].origin
+    if not isinstance(origin, Result):
+        return []
+    return [
+        ("Engine", plain(origin.protocol.engine_text)),
+        ("Data", plain(section.key.dataset_hash)),
+        ("Protocol", plain(section.key.protocol_hash)),
+        *(
+            (plain(title), _parameters(attack))
+            for title, attack in zip(section.attacks, origin.protocol.attacks, strict=True)
+        ),
+    ]
 
 
 def _canonical(known: set[bool | None]) -> tuple[str, str]:
@@ -73,11 +123,6 @@ def _canonical(known: set[bool | None]) -> tuple[str, str]:
     if False in known:
         return "not comparable with published numbers", "not canonical"
     return ("no canonical hash known" if None in known else "canonical"), ""
-
-
-def n_rows(group: View) -> int:
-    """How many rows a table has."""
-    return len(group["rows"])  # type: ignore[arg-type]
 
 
 def filter_views(groups: Sequence[View]) -> list[View]:
@@ -99,33 +144,70 @@ def filter_views(groups: Sequence[View]) -> list[View]:
     ]
 
 
-def _row_view(row: RankedResult, axis: Axis) -> View:
-    result = row.result
-    robust = result.robust_accuracy
-    attacks = [result.attacks[attack.name].accuracy.value for attack in result.protocol.attacks]
+def _row_view(row: Row, columns: Sequence[Column], axis: Axis | None) -> View:
+    bar = None if axis is None else axis.bar(row.worst_case, (row.interval_lo, row.interval_hi))
+    return {
+        "name": plain(row.name),
+        "defense": plain(row.defense),
+        "architecture": plain(row.architecture),
+        "parameters": "" if row.params is None else f"{count(row.params)} params",
+        "extra_data": row.extra_data if row.measured else False,
+        "cells": [column.cell(row) + _mark(row, column) for column in columns],
+        "low": f"{row.interval_lo:.6f}",
+        "bar": bar,
+        "status": row.status,
+        **(_measured(row.origin) if isinstance(row.origin, Result) else _reported(row.origin)),
+    }
+
+
+def _mark(row: Row, column: Column) -> str:
+    """What stands behind a published number, such as ` (memory)`."""
+    if not isinstance(row.origin, ReportedRow) or column.key not in ("clean", "attack"):
+        return ""
+    printed = dict(zip(row.attacks, row.origin.attacks, strict=True))
+    clean = column.key == "clean"
+    heading = row.origin.clean_heading if clean else printed.get(column.heading, "")
+    return row.origin.cell_marks.get(heading, "")
+
+
+def _measured(result: Result) -> View:
+    """What lies below a measured row: its flags, and its panel."""
     return {
         "id": f"row-{result.file_hash.rpartition(':')[2][:16]}",
-        "rank": row.rank,
-        "name": plain(result.name),
-        "defense": plain(result.defense),
-        "architecture": plain(result.architecture),
-        "parameters": f"{count(result.parameters)} params",
-        "extra_data": result.extra_data,
-        "clean": percent(result.clean_accuracy.value),
-        "attacks": [percent(value) for value in attacks],
-        "robust": percent(robust.value),
-        "interval": interval(*robust.interval),
-        "low": f"{robust.interval[0]:.6f}",
-        "bar": axis.bar(robust.value, robust.interval),
-        "status": result.status,
         "flags": [_flag_view(flag) for flag in result.flags],
         "missing": "; ".join(map(plain, result.missing)),
-        "cost": passes(result.cost),
         "attack_rows": [_accuracy_view("Clean images", result.clean_accuracy), *_attacks(result)],
         "facts": _facts(result),
         "command": reproduce_command(result),
         "no_command": "These examples do not begin at the first of the split: no command evaluates "
         "them.",
+    }
+
+
+def _reported(row: ReportedRow | None) -> View:
+    """What lies below a published row: its panel."""
+    assert row is not None, "the page shows rows of `build_rows`, which know their origin"
+    digest = hashlib.sha256(repr(row).encode()).hexdigest()
+    return {
+        "id": f"row-{digest[:16]}",
+        "flags": [],
+        "missing": "",
+        "attack_rows": [],
+        "facts": [
+            ("As printed", [(plain(name), plain(text), False) for name, text in row.shown.items()]),
+            (
+                "Source",
+                [
+                    ("Paper", plain(row.paper), False),
+                    ("Table", plain(row.key.source), True),
+                    ("Checked", plain(row.marks) or "read at the source", False),
+                    ("Note", plain(row.note) or NOTHING, False),
+                ],
+            ),
+        ],
+        "command": [],
+        "no_command": "Reported only: nothing was measured here. rbl reproduce compares a network "
+        "of yours with it.",
     }
 
 

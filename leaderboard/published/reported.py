@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -81,11 +81,6 @@ def group_reported(rows: Iterable[ReportedRow]) -> dict[ReportedKey, list[Report
     for row in rows:
         groups.setdefault(row.key, []).append(row)
     return dict(sorted(groups.items()))
-
-
-def headings_of(rows: Sequence[ReportedRow]) -> list[str]:
-    """Headings of the attacked columns that any of the rows has, in order."""
-    return list(dict.fromkeys(heading for row in rows for heading in row.attacks))
 
 
 def _rows(table: PublishedTable, row: Row) -> list[ReportedRow]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,13 +83,44 @@ class PerClass:
 
     @property
     def worst(self) -> ClassSet:
-        """The class of lowest robust accuracy; of equal ones that of lower clean accuracy."""
+        """The class that `worst_class` names."""
         return min(self.classes, key=lambda one: (one.robust.value, one.clean.value))
 
     @property
     def equal_sizes(self) -> bool:
         """Whether all classes have as many images, so that the two kinds of mean agree."""
         return len({one.clean.n for one in self.classes}) == 1
+
+
+def worst_class(result: Result) -> tuple[int, float] | None:
+    """The class of lowest robust accuracy and that accuracy, counted from the outcomes.
+
+    Of equal ones that of lower clean accuracy, then of the smaller label. None where the result
+    stores no labels.
+    """
+    if result.outcomes is None or result.outcomes.labels is None:
+        return None
+    clean, robust = (
+        int.from_bytes(bits, "big") for bits in (result.outcomes.clean, result.outcomes.robust)
+    )
+    share, _, label = min(
+        ((robust & images).bit_count() / count, (clean & images).bit_count() / count, label)
+        for label, images, count in _classes(result.outcomes.labels)
+    )
+    return label, share
+
+
+@lru_cache(maxsize=64)
+def _classes(packed: bytes) -> list[tuple[int, int, int]]:
+    """Of each class its label, its images (as bits in the order of outcomes) and their number.
+
+    Results of one data set share them.
+    """
+    labels = np.frombuffer(packed, dtype="<u2")
+    return [
+        (int(label), int.from_bytes(np.packbits(labels == label).tobytes(), "big"), int(count))
+        for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
+    ]
 
 
 def last_half(num_classes: int) -> tuple[int, ...]:
@@ -134,7 +166,14 @@ def load_per_class(
         )
     under = last_half(num_classes) if under is None else under
     _check_under(under, num_classes)
-    return per_class(result, labels, clean, robust, attacks, under=under)
+    by_class = per_class(result, labels, clean, robust, attacks, under=under)
+    counted = by_class.worst.labels[0], by_class.worst.robust.value
+    if (stored_worst := worst_class(result)) is not None and stored_worst != counted:
+        raise ResultError(
+            f"{file}: its worst class is {counted[0]}; by the result.json beside it it is "
+            f"{stored_worst[0]}; evaluate again"
+        )
+    return by_class
 
 
 def stored_labels(path: str | Path, result: Result) -> NDArray[np.uint16] | None:

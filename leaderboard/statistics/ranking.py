@@ -48,7 +48,7 @@ class RankGroup:
     key: GroupKey
     rows: tuple[RankedResult, ...]
 
-    def attack_titles(self, taken: Collection[str] = ()) -> dict[str, str]:
+    def attack_titles(self, taken: Collection[str]) -> dict[str, str]:
         """Attack names in protocol order and their titles, made unique and none of `taken`."""
         titles: dict[str, str] = {}
         for attack in self.rows[0].result.protocol.attacks:

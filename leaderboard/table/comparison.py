@@ -10,10 +10,9 @@ from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.statistics.comparison import Comparison, Pair
 from robustbench_lite.leaderboard.table.markdown_latex import markdown_text
 from robustbench_lite.leaderboard.table.text import (
-    cells,
+    aligned,
     examples,
     interval,
-    padded,
     percent,
     plain,
     shortened,
@@ -103,16 +102,8 @@ def _ids(ids: Sequence[int]) -> str:
 
 
 def _terminal(comparison: Comparison) -> str:
-    rows = [list(HEADINGS), *_rows(comparison)]
-    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            padded(text, width, right=i > 0)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    numbers = [True] * (len(HEADINGS) - 1)
+    lines, rule = aligned([HEADINGS, *_rows(comparison)], right=[False, *numbers])
     parts = [*_heads(comparison), rule, lines[0], rule, *lines[1:], rule, *_notes(comparison)]
     return "\n".join(parts) + "\n"
 

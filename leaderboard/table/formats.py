@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.core.plain_text import csv_cell
-from robustbench_lite.leaderboard.table.columns import Row, Section, count_statuses, split_groups
+from robustbench_lite.leaderboard.table.build import read_rows
 from robustbench_lite.leaderboard.table.markdown_latex import render_latex, render_markdown
+from robustbench_lite.leaderboard.table.row import Row, Section, split_groups
 from robustbench_lite.leaderboard.table.terminal import render_terminal
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def render(table: pd.DataFrame, format: str) -> str:
     if format not in renderers:
         allowed = ", ".join(sorted([*renderers, "csv"]))
         raise ResultError(f"unknown format {format!r}; available: {allowed}")
-    return renderers[format](split_groups(table))
+    return renderers[format](split_groups(read_rows(table)))
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -64,67 +65,41 @@ def _csv(table: pd.DataFrame) -> str:
 
 
 def _json(sections: Sequence[Section]) -> str:
-    groups = [
-        {
-            "dataset": section.key.dataset,
-            "split": section.key.split,
-            "dataset_hash": section.key.dataset_hash,
-            "norm": section.key.norm,
-            "eps": section.key.eps,
-            "eps_value": _finite(section.key.eps_value),
-            "protocol_id": section.key.protocol_id,
-            "protocol_hash": section.key.protocol_hash,
-            "engine": section.rows[0]["engine"],
-            "first_example": section.key.first_example,
-            "n": section.key.n_examples,
-            **_counts(section),
-            "rows": [_json_row(row, section.attacks) for row in section.rows],
-        }
-        for section in sections
-    ]
+    groups = [_json_group(section) for section in sections]
     return json.dumps({"groups": groups}, indent=2, allow_nan=False) + "\n"
 
 
-def _counts(section: Section) -> dict[str, dict[str, int]]:
-    """How many rows of each status have a rank, and how many have none."""
-    ranked, others = count_statuses(str(row["status"]) for row in section.rows)
-    return {"ranked": ranked, "unranked": others}
+def _json_group(section: Section) -> dict[str, object]:
+    first, (ranked, unranked) = section.rows[0], section.count_statuses()
+    return {
+        **{name: _finite(getattr(first, name)) for name in JSON_GROUP},
+        "first_example": section.key.first_example,
+        "n": section.key.n_examples,
+        "ranked": ranked,
+        "unranked": unranked,
+        "rows": [_json_row(row, section.attacks) for row in section.rows],
+    }
 
 
+# What the rows of a group share, and what they do not.
+JSON_GROUP = (
+    *("dataset", "split", "dataset_hash", "norm", "eps", "eps_value"),
+    *("protocol_id", "protocol_hash", "engine"),
+)
 JSON_ROW = (
-    "rank",
-    "name",
-    "defense",
-    "architecture",
-    "params",
-    "extra_data",
-    "clean",
-    "worst_case",
-    "interval_lo",
-    "interval_hi",
-    "worst_class",
-    "worst_class_label",
-    "status",
-    "flags",
-    "cost",
-    "seed",
-    "canonical",
-    "model_hash",
-    "source",
+    *("rank", "name", "defense", "architecture", "params", "extra_data", "clean", "worst_case"),
+    *("interval_lo", "interval_hi", "worst_class", "worst_class_label", "status", "flags", "cost"),
+    *("seed", "canonical", "model_hash", "source"),
 )
 
 
 def _json_row(row: Row, attacks: Sequence[str]) -> dict[str, object]:
     return {
-        **{name: _stated(row[name]) for name in JSON_ROW},
-        "attacks": {title: _stated(row[title]) for title in attacks},
+        **{name: _finite(getattr(row, name)) for name in JSON_ROW},
+        "attacks": {title: _finite(row.attacks.get(title)) for title in attacks},
     }
 
 
-def _stated(value: object) -> object:
-    """JSON has no NaN: null."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: object) -> object:
+    """JSON has no NaN and no infinity: null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

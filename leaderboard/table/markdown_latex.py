@@ -10,11 +10,10 @@ from robustbench_lite.leaderboard.table.columns import (
     COST,
     NOTHING,
     Column,
-    Row,
-    Section,
     columns_for,
     notes_for,
 )
+from robustbench_lite.leaderboard.table.row import Row, Section
 from robustbench_lite.leaderboard.table.text import plain
 
 

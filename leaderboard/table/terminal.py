@@ -9,14 +9,12 @@ from robustbench_lite.leaderboard.table.columns import (
     CAPTION,
     NOTHING,
     Column,
-    Row,
-    Section,
     columns_for,
-    is_reported,
     notes_for,
     status_text,
 )
-from robustbench_lite.leaderboard.table.text import cells, padded, plain, shortened
+from robustbench_lite.leaderboard.table.row import Section
+from robustbench_lite.leaderboard.table.text import aligned, cells, plain, shortened
 
 WIDTH = 100
 NAME_WIDTH = 28
@@ -31,8 +29,8 @@ def render_terminal(sections: Sequence[Section]) -> str:
 
 def _terminal_table(section: Section) -> str:
     columns = columns_for(section)
-    if not is_reported(section):
-        columns = [column for column in columns if column.heading != "Status"]
+    if section.measured:  # a line below the table has more room
+        columns = [column for column in columns if column.key != "status"]
     texts = {
         column: [_shown(text) for text in (column.heading, *map(column.cell, section.rows))]
         for column in columns
@@ -41,25 +39,15 @@ def _terminal_table(section: Section) -> str:
     for column in sorted(columns, key=lambda column: column.dropped):
         if column.dropped and _total(widths) > WIDTH:
             del texts[column], widths[column]
-    lines = [
-        "  ".join(
-            padded(text, widths[column], right=column.right)
-            for text, column in zip(row_texts, texts, strict=True)
-        ).rstrip()
-        for row_texts in zip(*texts.values(), strict=True)
-    ]
-    rule = "─" * _total(widths)
+    rows = list(zip(*texts.values(), strict=True))
+    lines, rule = aligned(rows, right=[column.right for column in texts])
     statuses = [
-        shortened(f"  {_name(row)}: {plain(status_text(row))}", WIDTH)
+        shortened(f"  {_shown(row.name)}: {plain(status_text(row))}", WIDTH)
         for row in section.rows
-        if row["status"] != MEASURED and not is_reported(section)
+        if row.status != MEASURED and section.measured
     ]
     body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes_for(section), *statuses]
     return "\n".join(body) + "\n"
-
-
-def _name(row: Row) -> str:
-    return _shown(str(row["name"]))
 
 
 def _shown(text: str) -> str:

@@ -12,6 +12,7 @@ from robustbench_lite.leaderboard.statistics.ranking import GroupKey
 
 __all__ = [
     "NOTHING",
+    "aligned",
     "cells",
     "count",
     "examples",
@@ -48,6 +49,22 @@ def padded(text: str, width: int, *, right: bool) -> str:
     """Text with spaces up to a number of terminal cells."""
     space = " " * (width - cells(text))
     return space + text if right else text + space
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[bool]) -> tuple[list[str], str]:
+    """Rows as lines with columns two spaces apart, and a rule as wide as these lines.
+
+    Args:
+        rows: the texts of each.
+        right: whether a column is aligned to the right.
+    """
+    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        columns = zip(row, widths, right, strict=True)
+        texts = [padded(text, width, right=is_right) for text, width, is_right in columns]
+        lines.append("  ".join(texts).rstrip())
+    return lines, "─" * (sum(widths) + 2 * (len(widths) - 1))
 
 
 NOTHING = "–"

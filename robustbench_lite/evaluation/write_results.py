@@ -117,7 +117,11 @@ def _summary(
     ledger: Ledger, attacks: list[str], parts: dict[str, pandas.DataFrame]
 ) -> dict[str, object]:
     from robustbench_lite.leaderboard.results.load import SCHEMA_VERSION
-    from robustbench_lite.leaderboard.statistics.accuracy import accuracy, pack_outcomes
+    from robustbench_lite.leaderboard.statistics.accuracy import (
+        accuracy,
+        pack_labels,
+        pack_outcomes,
+    )
 
     header = ledger.header
     outcomes = _outcomes(ledger, attacks, parts)
@@ -159,6 +163,7 @@ def _summary(
             "encoding": "packbits-base64",
             "clean": packed.pop(CLEAN),
             "attacks": packed,
+            "labels": pack_labels(parts[CLEAN]["label"]),  # accuracies by class are counted by them
         },
         "flags": flags,
         "checks": {name: vars(check) for name, check in checks.items()},

@@ -111,6 +111,17 @@ test("numbers sort as numbers, names as text, and rows without a rank come last"
   });
 });
 
+test("the worst class sorts by its number, and a row without one comes last", async () => {
+  await on("sample", DESKTOP, async (tab) => {
+    await tab.locator(`${LINF} > thead th[data-sort="worst_class"] button`).click();
+    const shown = (await column(tab, LINF, ".worst-class")).map((text) => parseFloat(text));
+    const numbers = shown.slice(0, -1);
+    assert.equal(numbers.length, 7);
+    assert.deepEqual(numbers, [...numbers].sort((a, b) => b - a));
+    assert.ok(Number.isNaN(shown.at(-1)));
+  });
+});
+
 test("a sorted row takes its flags and its detail panel with it", async () => {
   await on("sample", DESKTOP, async (tab) => {
     const last = tab.locator(`${LINF} .entry`).last();
@@ -362,7 +373,7 @@ for (const name of ["sample", "hostile", "many"]) {
     ["a phone", PHONE],
     ["a phone without JavaScript", { ...PHONE, javaScriptEnabled: false }],
     ["a tablet", { viewport: { width: 820, height: 1180 } }],
-    ["a small window", { viewport: { width: 1121, height: 800 } }],
+    ["a small window", { viewport: { width: 1217, height: 800 } }],
     ["a desktop", DESKTOP],
   ]) {
     test(`${name}: nothing is wider than ${what}, panels open or not`, async () => {

@@ -21,7 +21,7 @@ from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.evaluation.ledger import Ledger
 from robustbench_lite.leaderboard import load_result
-from robustbench_lite.leaderboard.statistics.accuracy import unpack_outcomes
+from robustbench_lite.leaderboard.statistics.accuracy import unpack_labels, unpack_outcomes
 
 CPU = torch.device("cpu")
 
@@ -78,6 +78,8 @@ def test_the_result_is_what_its_parts_say(source, digits, tmp_path):
     assert union.sum() < correct.sum()
     bits = unpack_outcomes(result["outcomes"]["clean"], 50)
     assert np.array_equal(bits, correct.to_numpy())
+    labels = unpack_labels(result["outcomes"]["labels"], 50)
+    assert labels.tolist() == clean.label.tolist() == digits.labels[:50].tolist()
     assert load_result(tmp_path / "r").name == "digits_pgd_at"
     assert result["extra_data"] is False, "trained by a recipe, on its data set alone"
 

@@ -21,10 +21,18 @@ from test_leaderboard_builder import (
     store,
 )
 
-from robustbench_lite.leaderboard import load_result, render_page, write_page
+from robustbench_lite.core.errors import StorageError
+from robustbench_lite.leaderboard import (
+    build_table,
+    load_result,
+    render,
+    render_page,
+    write_page,
+)
 from robustbench_lite.leaderboard.page.evaluate_command import reproduce_command
 from robustbench_lite.leaderboard.page.interval_bars import Axis
 from robustbench_lite.leaderboard.results.records import Result
+from robustbench_lite.leaderboard.statistics.accuracy import pack_labels
 
 DATA = {"name": "digits", "split": "test", "hash": "sha256:data", "canonical": None}
 VOID = {"meta", "line", "circle", "input"}
@@ -171,7 +179,9 @@ def test_page_has_one_table_and_one_link_per_group(tmp_path: Path) -> None:
 
 
 def test_page_has_as_many_cells_in_each_row_as_columns(tmp_path: Path) -> None:
-    text = render_page(load_all(tmp_path, [*demo(), simple("x", 3, **flagged())]), title="Demo")
+    contents = [*demo(), simple("x", 3, **flagged()), labelled("y", 3)]
+    text = render_page(load_all(tmp_path, contents), title="Demo")
+    assert text.count('data-sort="worst_class"') == 1
     for table in re.findall(r'<table class="ranking".*?</table>', text, re.S):
         rows = re.findall(r'<tr role="row".*?(?=<tr role="row"|$)', table, re.S)
         widths = [
@@ -182,7 +192,31 @@ def test_page_has_as_many_cells_in_each_row_as_columns(tmp_path: Path) -> None:
             for row in rows
         ]
         assert len(widths) > 2
-        assert set(widths) == {7 + table.count('data-sort="attack"')}
+        columns = [table.count(f'data-sort="{key}"') for key in ("attack", "worst_class")]
+        assert set(widths) == {7 + sum(columns)}
+
+
+def labelled(name: str, robust: int, n: int = 40) -> dict[str, Any]:
+    """A result that stores labels: the first half of the images is of class 7, the rest of 300."""
+    data = simple(name, robust, n)
+    data["outcomes"]["labels"] = pack_labels([7 if i < n // 2 else 300 for i in range(n)])
+    return data
+
+
+def test_page_shows_the_worst_class_as_the_tables_do(tmp_path: Path) -> None:
+    results = load_all(tmp_path, [labelled("x", 30), simple("y", 20), labelled("z", 10)])
+    text = render_page(results, title="Demo")
+    cells = re.findall(r'<td [^>]*data-label="Worst class">(.*)</td>', text)
+    assert cells == ["50.00 (300)", "", "0.00 (300)"]
+    markdown = render(build_table(results), "markdown")
+    heading, _, *rows = [
+        line.strip("| ").split(" | ") for line in markdown.splitlines() if "|" in line
+    ]
+    place = heading.index("Worst class")
+    assert [row[place].strip() for row in rows] == cells
+    assert '<abbr title="the lowest worst case of a class, and its label">Worst class<' in text
+    assert '<option value="worst_class">By worst class</option>' in text
+    assert "Worst class" not in render_page(results[1:2], title="Demo")
 
 
 def test_page_shows_flags_with_their_numbers(tmp_path: Path) -> None:
@@ -304,7 +338,7 @@ def test_write_page_keeps_the_old_file_when_it_fails(
         raise OSError("disk full")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         write_page(target, [], title="Demo")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from test_leaderboard_builder import content, demo, first, flagged, protocol, simple, store
+from test_leaderboard_reported import published
 
 from robustbench_lite.leaderboard import Result, build_table, load_result, render
+from robustbench_lite.leaderboard.published.reported import reported_rows
 from robustbench_lite.leaderboard.statistics.accuracy import pack_labels
 from robustbench_lite.leaderboard.statistics.ranking import rank_results
-from robustbench_lite.leaderboard.table.build import AFTER_ATTACKS, BEFORE_ATTACKS, attack_columns
+from robustbench_lite.leaderboard.table.build import attack_columns, read_rows
+from robustbench_lite.leaderboard.table.row import (
+    AFTER_ATTACKS,
+    BEFORE_ATTACKS,
+    FIXED_COLUMNS,
+    build_rows,
+    split_groups,
+)
 
 
 def load_all(folder: Path, contents: list[dict[str, Any]]) -> list[Result]:
@@ -166,3 +176,26 @@ def test_the_worst_class_is_that_of_the_lowest_worst_case(tmp_path: Path) -> Non
         shown = render(table.reset_index(), format)
         assert "60.00 (300)" in shown
         assert "Worst class: the lowest worst case of a class" in shown
+
+
+def test_of_two_worst_classes_the_one_of_lower_clean_accuracy_is_named(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1, 2], [10, 10, 20])
+    clean = np.array([1] * 10 + [0] + [1] * 29, dtype=bool)
+    robust = clean & np.array(([1] * 5 + [0] * 5) + ([0] * 5 + [1] * 5) + [1] * 20, dtype=bool)
+    data = content("x", clean, {"pgd20_ce": robust})
+    data["outcomes"]["labels"] = pack_labels(labels)
+    (row,) = build_rows(load_all(tmp_path, [data]))
+    assert (row.worst_class_label, row.worst_class) == (1, 0.5)
+
+
+def test_a_table_gives_back_the_rows_it_was_made_of(tmp_path: Path) -> None:
+    other = content("y", first(40, 40), {"fgsm": first(9, 40)}, extra_data=None)
+    results, printed = load_all(tmp_path, [simple("x", 30), other]), reported_rows([published()])
+    rows, again = build_rows(results, printed), read_rows(build_table(results, printed))
+    for row, read in zip(rows, again, strict=True):
+        assert read.stated_attacks == list(row.attacks)
+        assert read.key == row.key
+        for name in FIXED_COLUMNS:
+            value, same = getattr(row, name), getattr(read, name)
+            assert value == same or (math.isnan(value) and math.isnan(same)), name
+    assert [one.key for one in split_groups(rows)] == [one.key for one in split_groups(again)]

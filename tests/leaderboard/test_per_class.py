@@ -16,10 +16,12 @@ from test_leaderboard_builder import HOSTILE, content, store, wilson
 
 from robustbench_lite.cli import main
 from robustbench_lite.leaderboard import ResultError, load_result
+from robustbench_lite.leaderboard.statistics.accuracy import pack_labels
 from robustbench_lite.leaderboard.statistics.per_class import (
     last_half,
     load_per_class,
     stored_labels,
+    worst_class,
 )
 
 ERRORS = [10, 20, 30, 20, 20, 50, 60, 70, 80, 90]  # percent, by class
@@ -141,6 +143,19 @@ def test_the_worst_class_is_that_of_lowest_robust_then_clean_accuracy(tmp_path):
     robust = np.array([0, 1, 0, 1, 1, 1], dtype=bool)
     write(tmp_path, labels, clean, {"pgd20_ce": robust})
     assert load_per_class(tmp_path, num_classes=3).worst.labels == (1,)
+
+
+def test_labels_in_the_result_have_to_give_the_worst_class_of_the_examples(sheet):
+    data = json.loads((sheet / "result.json").read_text())
+    labels = np.tile(np.arange(10), 20)
+    for stored, refused in ((labels, False), (9 - labels, True)):
+        data["outcomes"]["labels"] = pack_labels(stored)
+        store(sheet, data)
+        if refused:
+            with pytest.raises(ResultError, match="worst class is 9; by the result.json"):
+                load_per_class(sheet, num_classes=10)
+        else:
+            assert load_per_class(sheet, num_classes=10).worst.labels == (9,)
 
 
 def test_classes_without_images_are_left_out(tmp_path):
@@ -373,6 +388,8 @@ def test_what_an_evaluation_writes_is_read(tmp_path, capsys, monkeypatch):
     assert overall["n"] == 60
     assert overall["robust_accuracy"] == stored["robust_accuracy"]["value"]
     assert list(overall["attacks"]) == list(stored["attacks"])
+    (worst,) = [row for row in records if row["set"] == "worst"]
+    assert worst_class(load_result("r")) == (worst["labels"][0], worst["robust_accuracy"])
 
 
 def test_examples_other_than_those_the_result_was_written_with_are_refused(sheet):
