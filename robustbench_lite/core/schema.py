@@ -27,6 +27,7 @@ Text = Annotated[str, Meta(pattern=r"\S", description="a string that is not blan
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # beyond any data set; exact as a float too
 """A number of things."""
+Positive = Annotated[int, Meta(ge=1)]
 Fraction01 = Annotated[float, Meta(ge=0, le=1)]
 """A fraction in [0, 1]."""
 Sha256 = Annotated[
