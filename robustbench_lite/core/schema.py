@@ -108,6 +108,16 @@ def from_json(
     raise error(f"{source}: {words}")
 
 
+def type_of(kind: Any, key: str) -> Any:
+    """The type of a field, an item or a value of `kind`, without constraints or `None`.
+
+    Args:
+        kind: a record, a dataclass, a list, a tuple or a dictionary.
+        key: name of the field, or place of the item.
+    """
+    return _bare(_inner(kind, key))
+
+
 def _explained(kind: Any, data: Any, where: str, refusal: str) -> str:
     """msgspec's words about `data`, in ours."""
     what, _, path = refusal.partition(" - at `$")
