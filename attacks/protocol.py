@@ -45,7 +45,7 @@ class _Attack(msgspec.Struct, frozen=True):
     attack: Text
 
 
-class _File(Record):
+class _File(Record, frozen=True):
     """A protocol as its file has it, at no radius yet."""
 
     id: _Name

@@ -37,7 +37,7 @@ _FUNCTION_FIELDS = (
 )
 
 
-class Card(Record, kw_only=True):
+class Card(Record, frozen=True, kw_only=True):
     """What a checkpoint's weights are and where they come from.
 
     Args:

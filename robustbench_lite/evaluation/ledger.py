@@ -38,7 +38,6 @@ from robustbench_lite.core.stored_table import read_table, write_table
 from robustbench_lite.verifier import Verdict
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
     import torch
 
 SCHEMA_VERSION: Final = 4  # of the header and the parts; results have their own

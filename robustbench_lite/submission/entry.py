@@ -151,7 +151,7 @@ def _write_evidence(ledger: Ledger, attack: str, n: int, path: Path) -> None:
     write_bytes(path, save({name: torch.cat(each) for name, each in sorted(pieces.items())}))
 
 
-class Entry(Record):
+class Entry(Record, frozen=True):
     """What `entry.json` states: hashes of the files that belong together (see `write_entry`)."""
 
     schema_version: Literal[1]

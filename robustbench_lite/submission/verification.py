@@ -118,7 +118,7 @@ def check_files(
     if set(stated.evidence) != set(attacks) or stated.name != manifest.name:
         what = f"{ENTRY_FILE} is not of {manifest.name} and the attacks {', '.join(attacks)}"
         findings.append(Finding("error", what, anew))
-    files = {
+    files: dict[str, tuple[Path, str | None]] = {
         RESULT_FILE: (entry / RESULT_FILE, stated.result),
         f"{FILE} of the entry": (entry / FILE, stated.submission),
         f"{FILE} of the submission": (submission / FILE, stated.submission),

@@ -261,7 +261,7 @@ def _recipe(data: Mapping[str, Any], origin: Origin) -> Recipe:
 
 def _typed(data: Mapping[str, Any], types: Mapping[str, type], origin: Origin) -> dict[str, Any]:
     """Sections as dataclasses."""
-    sections = {}
+    sections: dict[str, Any] = {}
     for section, kind in types.items():
         values = _read_words(kind, data.get(section, {}))
         try:
