@@ -46,6 +46,7 @@ _KINDS = {
     "object": "a table",
     "null": "null",
 }
+_LIMITS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _EXPECTED = re.compile(r"Expected `([^`]*)`(.*)")
@@ -241,4 +242,6 @@ def _need(kinds: str, limit: str) -> str:
     limit = limit.partition(", got")[0].strip()
     if str(LARGEST) in limit or not limit:
         return names
-    return f"{names} {limit.replace('>=', 'of at least').replace('<=', 'of at most')}"
+    for sign, words in _LIMITS.items():
+        limit = limit.replace(sign, words)
+    return f"{names} {limit}"

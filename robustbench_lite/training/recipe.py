@@ -10,12 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+
+from msgspec import Meta
 
 from robustbench_lite.attacks.threat_model import Norm, format_eps, parse_eps
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.registry import Entry, Registry, unknown_name
-from robustbench_lite.core.schema import structured, type_of
+from robustbench_lite.core.schema import Positive, structured, type_of
 from robustbench_lite.datasets.imbalance import IMBALANCES, Imbalance
 from robustbench_lite.defenses.catalogue import DEFENSES, LABEL_LOSSES
 from robustbench_lite.training.recipe_checks import check_values
@@ -40,8 +42,8 @@ class DataSection:
     crop_padding: random crop after padding by this many pixels (0 is none); flip: mirror half."""
 
     name: str
-    validation: int
-    crop_padding: int
+    validation: Positive
+    crop_padding: Annotated[int, Meta(ge=0)]
     flip: bool
 
 
@@ -59,10 +61,10 @@ class ModelSection:
 class OptimizerSection:
     """SGD. Args: lr: base learning rate; momentum; nesterov; weight_decay: on all parameters."""
 
-    lr: float
-    momentum: float
+    lr: Annotated[float, Meta(gt=0)]
+    momentum: Annotated[float, Meta(ge=0)]
     nesterov: bool
-    weight_decay: float
+    weight_decay: Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ class TrainingSection:
     statistics, losses and every verdict are float32); seed: of initialisation, order, augmentation
     and crafting."""
 
-    epochs: int
-    batch_size: int
-    ema_decay: float
+    epochs: Positive
+    batch_size: Annotated[int, Meta(ge=2)]
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)]
     precision: Literal["float32", "bfloat16"]
-    seed: int
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ class ValidationSection:
     """PGD on the held-out examples. Args: every: epochs between validations (the last epoch is
     always validated); select_by: what `best` maximises; norm, eps, alpha, steps: of the attack."""
 
-    every: int
+    every: Positive
     select_by: Literal["robust_accuracy", "clean_accuracy"]
     norm: Norm
     eps: Fraction
     alpha: Fraction
-    steps: int
+    steps: Positive
 
 
 @dataclass(frozen=True)

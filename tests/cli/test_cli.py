@@ -346,7 +346,7 @@ def test_nothing_to_train_on_is_one_line(capsys):
 
 def test_a_wrong_number_of_epochs_is_named_before_what_depends_on_it(capsys):
     line = complaint(capsys, "train", "digits_pgd_at", "--training.epochs", "-1")
-    assert "training.epochs=-1 must be at least 1" in line
+    assert "training.epochs is -1; need an integer of at least 1" in line
 
 
 def test_a_folder_without_results_is_a_mistake(capsys):

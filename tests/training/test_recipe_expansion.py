@@ -132,7 +132,7 @@ def test_a_message_names_the_file_in_which_the_wrong_key_stands(tmp_path, wrong)
 
 def test_a_wrong_flag_is_not_blamed_on_the_base(tmp_path):
     path = write(tmp_path, mine='base = "digits_trades"\n')
-    with pytest.raises(InputError, match=r"mine\.toml: training.epochs=0") as caught:
+    with pytest.raises(InputError, match=r"mine\.toml: training.epochs is 0") as caught:
         load_recipe(str(path), ["--training.epochs", "0"])
     assert "digits" not in str(caught.value)
 
