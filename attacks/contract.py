@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from typing import get_type_hints as hints_of
+
+from msgspec import Meta
 
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.core.registry import unknown_name
+from robustbench_lite.core.schema import structured
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,16 +24,8 @@ _NOT_PARAMETERS = {"norm", "eps", "ids", "seed", "batch_size", "passes", "stream
 _NOT_PARAMETERS |= {"on_stage", "on_step", "mode", "finite"}
 
 
-@dataclass(frozen=True)
-class Within:
-    """The range of a parameter, for `Annotated`: from `least` to `most`, both included."""
-
-    least: float
-    most: float = math.inf
-
-
-Count = Annotated[int, Within(1)]
-Share = Annotated[float, Within(0.0, 1.0)]
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,8 @@ class Attack(ABC):
     """An attack: its frozen parameters are its fields, a call runs it, the rest says what it is.
 
     A field is an `int`, `float`, `str`, `bool`, a `Literal` of allowed words, or one of these with
-    `Annotated[..., Within(...)]` or `| None`. Fields that can move a number have no default.
+    `Annotated[..., Meta(ge=..., le=...)]` of msgspec, or `| None`. Fields that can move a number
+    have no default.
 
     Raises:
         InputError: for a value of another type, outside its range, or not allowed.
@@ -106,7 +100,9 @@ class Attack(ABC):
 
     def __post_init__(self) -> None:
         for name, hint in _parameters(type(self)).items():
-            _check_value(name, getattr(self, name), hint)
+            value = structured(hint, getattr(self, name), "", where=name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name}={value!r} must be finite")
 
     @abstractmethod
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
@@ -170,18 +166,7 @@ class Attack(ABC):
         if variant:
             raise InputError(f"there is no variant {variant!r} of this attack")
         check_not_terms(params)
-        known = _parameters(cls)
-        for key in params:
-            if key not in known:
-                raise InputError(
-                    unknown_name("parameter", key, known)
-                    if known
-                    else f"unknown parameter {key!r}; this attack takes none"
-                )
-        needed = [field.name for field in fields(cls) if field.default is MISSING]
-        if missing := [name for name in needed if name not in params]:
-            raise InputError(f"missing parameter {', '.join(missing)}; needed: {', '.join(needed)}")
-        return cls(**params)
+        return structured(cls, params, "")
 
 
 def check_not_terms(params: Mapping[str, object]) -> None:
@@ -198,30 +183,3 @@ def _parameters(kind: type[Attack]) -> dict[str, Any]:
     """Names of the fields, and their types as written."""
     hints = hints_of(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
-
-
-_WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-
-
-def _check_value(name: str, value: object, hint: Any) -> None:
-    """Raise InputError unless a parameter is of its type and in its range."""
-    options = get_args(hint)
-    if get_origin(hint) is Annotated:
-        kind, within = options
-        _check_value(name, value, kind)
-        if not within.least <= value <= within.most:
-            upper = "" if within.most == math.inf else f" and at most {within.most}"
-            raise InputError(f"{name}={value!r} must be at least {within.least}{upper}")
-    elif get_origin(hint) is Literal:
-        if not (isinstance(value, str) and value in options):
-            allowed = ", ".join(map(str, options))
-            raise InputError(f"{name}={value!r} is unknown; available: {allowed}")
-    elif NoneType in options:
-        if value is not None:
-            _check_value(name, value, next(kind for kind in options if kind is not NoneType))
-    elif hint in _WORDS:
-        accepted = (int, float) if hint is float else (hint,)
-        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-            raise InputError(f"{name}={value!r} must be {_WORDS[hint]}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name}={value!r} must be finite")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,27 +16,51 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta
 
 from robustbench_lite.attacks.catalogue import ATTACKS
-from robustbench_lite.attacks.contract import Attack
-from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
+from robustbench_lite.attacks.contract import Attack, Count
+from robustbench_lite.attacks.threat_model import Norm, ThreatModel, parse_eps
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.registry import unknown_name
+from robustbench_lite.core.schema import Record, Text, structured
 
-_TYPES = {
-    "id": str,
-    "version": int,
-    "norm": str,
-    "engine": str,
-    "summary": str,
-    "passes": int,
-    "attacks": list,
-}
-ENGINES = ("ours", "reference")
+Engine = Literal["ours", "reference"]
+ENGINES: tuple[str, ...] = get_args(Engine)
 # Of our own attacks: raised by any change to them that can move a verdict.
 OUR_ENGINE = "1"
 _NAMES = ("name", "title", "attack")
+# Names become folders and columns.
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]+\Z", description="letters, digits and _")]
+
+
+class _Attack(msgspec.Struct, frozen=True):
+    """One of the `[[attacks]]` of a file; its other keys are the attack's own."""
+
+    name: _Name
+    title: Text
+    attack: Text
+
+
+class _File(Record, frozen=True):
+    """A protocol as its file has it, at no radius yet."""
+
+    id: _Name
+    version: Count
+    norm: Norm
+    engine: Engine
+    summary: str
+    passes: Count
+    attacks: Annotated[list[_Attack], Meta(min_length=1)]
+    eps: str | int | float | None = None
+
+    def __post_init__(self) -> None:
+        names = [attack.name for attack in self.attacks]
+        if len(set(names)) < len(names) or "clean" in names:
+            raise InputError(f"attack names must be unique, none 'clean': {names}")
 
 
 @dataclass(frozen=True)
@@ -174,7 +197,7 @@ def protocol_files() -> dict[str, Path]:
 
 def protocol_summaries() -> dict[str, str]:
     """Name and one line of each shipped protocol."""
-    return {name: str(_read(path)["summary"]) for name, path in protocol_files().items()}
+    return {name: _read(path)[0].summary for name, path in protocol_files().items()}
 
 
 def load_protocol(
@@ -201,25 +224,25 @@ def load_protocol(
         path = shipped[name]
     else:
         raise InputError(unknown_name("protocol", name, shipped))
-    data = _read(path)
+    file, tables = _read(path)
     if eps is None:
-        eps = data.get("eps")
+        eps = file.eps
     if eps is None:
         raise InputError(f"protocol {name!r} names no radius: give --eps, such as --eps 8/255")
-    threat = ThreatModel(data["norm"], parse_eps(eps))
+    threat = ThreatModel(file.norm, parse_eps(eps))
     protocol = Protocol(
-        name=data["id"],
-        version=data["version"],
+        name=file.id,
+        version=file.version,
         threat=threat,
         engine="ours",
         engine_version=OUR_ENGINE,
-        passes=data["passes"],
-        attacks=tuple(_attack_spec(table, threat) for table in data["attacks"]),
-        summary=data["summary"],
+        passes=file.passes,
+        attacks=tuple(_attack_spec(table, threat) for table in tables),
+        summary=file.summary,
     )
     for spec in protocol.attacks:
         spec.check(threat)
-    return _with_engine(protocol, data["engine"] if engine is None else engine)
+    return _with_engine(protocol, file.engine if engine is None else engine)
 
 
 def _with_engine(protocol: Protocol, engine: str) -> Protocol:
@@ -238,49 +261,20 @@ def _with_engine(protocol: Protocol, engine: str) -> Protocol:
     return replace(protocol, engine=engine, engine_version=origin, attacks=attacks)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[_File, list[dict[str, Any]]]:
+    """A protocol's file, and its attacks with their parameters."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"protocol {path} is no valid TOML: {error}") from None
-    missing, unknown = set(_TYPES) - set(data), set(data) - set(_TYPES) - {"eps"}
-    if missing or unknown:
-        wrong = [f"missing key {key!r}" for key in sorted(missing)]
-        wrong += [f"unknown key {key!r}" for key in sorted(unknown)]
-        raise InputError(f"protocol {path}: {', '.join(wrong)}")
-    for key, kind in _TYPES.items():
-        if not isinstance(data[key], kind) or isinstance(data[key], bool):
-            raise InputError(f"protocol {path}: {key}={data[key]!r} is no {kind.__name__}")
-    if data["engine"] not in ENGINES:
-        raise InputError(f"protocol {path}: engine={data['engine']!r}; allowed: {ENGINES}")
-    for key in ("version", "passes"):
-        if data[key] < 1:
-            raise InputError(f"protocol {path}: {key}={data[key]} must be at least 1")
-    _check_names(data, path)
-    return data
-
-
-def _check_names(data: Mapping[str, Any], path: Path) -> None:
-    """Names become folders and columns: plain words, unique, none of them `clean`."""
-    tables = data["attacks"]
-    if not tables or not all(isinstance(table, dict) for table in tables):
-        raise InputError(f"protocol {path}: attacks must be tables: [[attacks]]")
-    names = [table.get("name") for table in tables]
-    if len(set(map(str, names))) < len(names) or "clean" in names:
-        raise InputError(f"protocol {path}: attack names must be unique, none 'clean': {names}")
-    for name in (data["id"], *names):
-        if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
-            raise InputError(f"protocol {path}: name {name!r} must be letters, digits and _")
+    return structured(_File, data, f"protocol {path}"), data["attacks"]
 
 
 def _attack_spec(table: Mapping[str, Any], threat: ThreatModel) -> AttackSpec:
     params = dict(table)
-    try:
-        name, title, attack = (str(params.pop(key)) for key in _NAMES)
-    except KeyError as error:
-        raise InputError(f"attack {table.get('name', table)!r} has no key {error}") from None
-    if {"alpha", "alpha_over_eps"} <= set(params):
-        raise InputError(f"attack {name!r} gives both alpha and alpha_over_eps: choose one")
     if "alpha_over_eps" in params:
+        if "alpha" in params:
+            name = params["name"]
+            raise InputError(f"attack {name!r} gives both alpha and alpha_over_eps: choose one")
         params["alpha"] = float(parse_eps(params.pop("alpha_over_eps")) * threat.eps)
-    return AttackSpec(name, title, attack, params)
+    return AttackSpec.from_dict(params)

@@ -112,7 +112,9 @@ class Folders:
             run / "recipe.json": lambda: self.run_folder().recipe,
             run / "state.safetensors": lambda: self.run_folder().load_state(CPU),
             run / "metrics.jsonl": lambda: load_run(run).curves,
-            result / "header.json": lambda: open_ledger(result, header, wishes={}).header,
+            result / "header.json": lambda: (
+                open_ledger(result, header, explicit_settings={}).header
+            ),
             result / "checks.json": lambda: read_measured(ledger.checks_path, terms=ledger.terms),
             result / "result.json": lambda: without_hash(load_result(result)),
             result / "examples.parquet": lambda: load_per_class(result, num_classes=10).classes,

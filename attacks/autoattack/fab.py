@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.autoattack.active_set import Rows, attack_in_slots
 from robustbench_lite.attacks.autoattack.fab_projections import smallest_moves
-from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share, Within
+from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.gradients import loss_and_gradient
 from robustbench_lite.attacks.projections import l1_norm, l2_norm, linf_norm, per_example
@@ -55,7 +56,7 @@ class Fab(Attack):
     steps: Count
     restarts: Count
     alpha_max: Share
-    eta: Annotated[float, Within(1.0)]
+    eta: Annotated[float, Meta(ge=1.0)]
     beta: Share
 
     @property

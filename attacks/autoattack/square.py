@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.autoattack.active_set import Rows, attack_in_slots
@@ -16,7 +17,7 @@ from robustbench_lite.attacks.autoattack.square_windows import (
     window_sizes,
     words_for_bits,
 )
-from robustbench_lite.attacks.contract import Attack, Cost, RunTerms, Share, Within
+from robustbench_lite.attacks.contract import Attack, Cost, RunTerms, Share
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import margin
 from robustbench_lite.attacks.threat_model import Norm
@@ -49,8 +50,8 @@ class Square(Attack):
     searches_elsewhere = True
     batches_itself = True
 
-    queries: Annotated[int, Within(1, _MOST_QUERIES)]
-    restarts: Annotated[int, Within(1, _MOST_RESTARTS)]
+    queries: Annotated[int, Meta(ge=1, le=_MOST_QUERIES)]
+    restarts: Annotated[int, Meta(ge=1, le=_MOST_RESTARTS)]
     p_init: Share
 
     def __post_init__(self) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.contract import Attack, Cost, RunTerms, Within
+from robustbench_lite.attacks.contract import Attack, Cost, RunTerms
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import margin
 from robustbench_lite.attacks.model_state import attacked
@@ -45,8 +46,8 @@ class CwL2(Attack):
 
     kappa: float
     lr: float
-    steps: Annotated[int, Within(0)]
-    search_steps: Annotated[int, Within(0)]
+    steps: Annotated[int, Meta(ge=0)]
+    search_steps: Annotated[int, Meta(ge=0)]
     initial_c: float
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Within
+from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import attack_loss, check_loss
 from robustbench_lite.attacks.model_state import BnMode, attacked
@@ -201,7 +202,7 @@ class Pgd(Attack):
 
     loss: str
     alpha: float
-    steps: Annotated[int, Within(0)]
+    steps: Annotated[int, Meta(ge=0)]
     restarts: Count
     start: Start
     keep: Keep

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.contract import Attack, Cost, RunTerms, Within
+from robustbench_lite.attacks.contract import Attack, Cost, RunTerms
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.losses import attack_loss
 from robustbench_lite.attacks.model_state import BnMode, attacked
@@ -137,7 +138,7 @@ class PgdInt(Attack):
 
     loss: GridLoss
     alpha: float
-    steps: Annotated[int, Within(0)]
+    steps: Annotated[int, Meta(ge=0)]
     rounding: Rounding
     start: GridStart
 

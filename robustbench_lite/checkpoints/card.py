@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from msgspec.structs import asdict
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.integrity import CHECKSUM, ChecksumError, has_checksum, with_checksum
-from robustbench_lite.core.registry import unknown_name
+from robustbench_lite.core.schema import Finite, Hex64, Record, from_json, structured
 from robustbench_lite.models import build_model
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CARD_FILE = "card.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Final = 2
 UNCHECKED_VERSION = 1  # older, still read: without checksums
 WEIGHTS_HASH = "weights_sha256"
 
@@ -35,35 +35,9 @@ _FUNCTION_FIELDS = (
     "mean",
     "std",
 )
-_SHA256 = re.compile("[0-9a-f]{64}")
-_NONE = type(None)
-_FIELD_TYPES: dict[str, tuple[type, ...]] = {
-    "schema_version": (int,),
-    "name": (str,),
-    "defense": (str,),
-    "architecture": (str,),
-    "architecture_kwargs": (dict,),
-    "num_classes": (int,),
-    "in_channels": (int,),
-    "image_size": (tuple,),
-    "mean": (tuple, _NONE),
-    "std": (tuple, _NONE),
-    "dataset": (str,),
-    "dataset_hash": (str,),
-    "recipe": (dict,),
-    "seed": (int, _NONE),
-    "versions": (dict,),
-    "git_commit": (str,),
-    "epoch": (int, _NONE),
-    "selection": (str,),
-    "metrics": (dict,),
-    "notes": (str,),
-    "parameters": (int,),
-}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
+class Card(Record, frozen=True, kw_only=True):
     """What a checkpoint's weights are and where they come from.
 
     Args:
@@ -90,10 +64,10 @@ class Card:
         parameters: how many the network has.
 
     Raises:
-        InputError: for a field of the wrong type, or a schema this version cannot read.
+        InputError: for architecture options that the card has fields of its own for.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     name: str
     defense: str
     architecture: str
@@ -107,39 +81,18 @@ class Card:
     dataset_hash: str
     recipe: dict[str, Any]
     seed: int | None
-    versions: dict[str, str]
+    versions: Mapping[str, str]
     git_commit: str
     epoch: int | None
     selection: str
-    metrics: dict[str, float]
+    metrics: Mapping[str, int | Finite]
     notes: str
     parameters: int
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, list | tuple):
-                object.__setattr__(self, name, _numbers(name, value))
-        for name, types in _FIELD_TYPES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, types):
-                wanted = " or ".join("null" if t is _NONE else t.__name__ for t in types)
-                raise InputError(f"card field {name}={value!r} must be {wanted}")
-        if self.schema_version not in (UNCHECKED_VERSION, SCHEMA_VERSION):
-            raise InputError(
-                f"card schema_version={self.schema_version} must be {UNCHECKED_VERSION} or "
-                f"{SCHEMA_VERSION}, which this robustbench-lite knows"
-            )
         clash = sorted({"name", *_FUNCTION_FIELDS} & set(self.architecture_kwargs))
         if clash:
-            raise InputError(f"card field architecture_kwargs may not hold {', '.join(clash)}")
-
-
-def _numbers(name: str, values: list[Any] | tuple[Any, ...]) -> tuple[int | float, ...]:
-    allowed = (int,) if name == "image_size" else (int, float)
-    if any(isinstance(value, bool) or not isinstance(value, allowed) for value in values):
-        raise InputError(f"card field {name}={list(values)!r} must hold numbers only")
-    return tuple(values) if name == "image_size" else tuple(float(value) for value in values)
+            raise InputError(f"architecture_kwargs may not hold {', '.join(clash)}")
 
 
 def card_text(card: Card, weights_sha256: str) -> str:
@@ -150,11 +103,12 @@ def card_text(card: Card, weights_sha256: str) -> str:
         weights_sha256: of the file beside it, 64 hexadecimal digits.
 
     Raises:
-        InputError: when it holds what JSON cannot, such as NaN or a path object.
+        InputError: for a field of the wrong type, and for what JSON cannot hold, such as NaN.
     """
+    checked = structured(Card, asdict(card), f"card of {card.name!r}")
+    newest = {"schema_version": SCHEMA_VERSION, WEIGHTS_HASH: weights_sha256}
     try:
-        values = {**asdict(card), "schema_version": SCHEMA_VERSION, WEIGHTS_HASH: weights_sha256}
-        return with_checksum(values)
+        return with_checksum({**asdict(checked), **newest})
     except (TypeError, ValueError) as error:
         raise InputError(
             f"card of {card.name!r} cannot be written as JSON: {error}; use finite numbers, "
@@ -187,40 +141,25 @@ def read_card_file(path: str | Path) -> tuple[Card, str]:
     try:
         content = Path(path).read_bytes()
         sealed = has_checksum(content)
-        values = json.loads(content, parse_constant=_no_constant)
     except ChecksumError as error:
         raise InputError(
             f"{path}: {error}; restore it; if you edited it on purpose, remove its line "
             f'"{CHECKSUM}", and the comma before it'
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): restore or rewrite it") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__}; a card is a JSON object")
-    newer = values.get("schema_version")
-    if isinstance(newer, int) and newer > SCHEMA_VERSION:
+    values = from_json(dict[str, Any], content, str(path))
+    version = values.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(
-            f"{path} has schema_version={newer}; this robustbench-lite reads {SCHEMA_VERSION}: "
+            f"{path} has schema_version={version}; this robustbench-lite reads {SCHEMA_VERSION}: "
             "upgrade it"
         )
-    checked = {} if newer == UNCHECKED_VERSION else {WEIGHTS_HASH: values.pop(WEIGHTS_HASH, None)}
+    weights = ""
+    if version != UNCHECKED_VERSION:
+        weights = structured(Hex64, values.pop(WEIGHTS_HASH, None), str(path), where=WEIGHTS_HASH)
     values.pop(CHECKSUM, None)
-    weights = checked.get(WEIGHTS_HASH, "")
-    if not isinstance(weights, str) or (checked and not _SHA256.fullmatch(weights)):
-        raise InputError(f"{path}: {WEIGHTS_HASH} must be 64 hexadecimal digits")
-    known = {field.name: field for field in fields(Card)}
-    missing = [name for name in known if name not in values]
-    unknown = [name for name in values if name not in known]
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}: every field is required")
-    if unknown:
-        raise InputError(f"{path}: {unknown_name('field', unknown[0], known)}")
-    try:
-        card = Card(**values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    card = structured(Card, {"schema_version": None, **values}, str(path))
     if not sealed:
         _warn_unchecked(str(path))
     return card, weights
@@ -229,10 +168,6 @@ def read_card_file(path: str | Path) -> tuple[Card, str]:
 @cache  # once a file
 def _warn_unchecked(path: str) -> None:
     logger.warning("%s has no checksum: damage to it or its weights cannot be seen", path)
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
 
 
 def function_fields(card: Card) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -151,7 +152,8 @@ def import_weights(
     part, digest = f" [{chosen}]" if chosen else "", file_sha256(source)
     origin = f"imported from {source.name}{part}, sha256:{digest}"
     parameters = parameter_count(model)
-    save_checkpoint(out, model, replace(card, notes=origin, parameters=parameters))
+    card = msgspec.structs.replace(card, notes=origin, parameters=parameters)
+    save_checkpoint(out, model, card)
     return replace(report, weights=chosen, parameters=parameters)
 
 

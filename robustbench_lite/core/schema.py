@@ -7,10 +7,11 @@ is allowed, and names that come close to a misspelt one.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,14 +23,19 @@ from robustbench_lite.core.errors import InputError
 T = TypeVar("T")
 
 LARGEST = 1.7976931348623157e308
-Text = Annotated[str, Meta(pattern=r"\S")]
-"""A string that is not blank."""
+Text = Annotated[str, Meta(pattern=r"\S", description="a string that is not blank")]
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # beyond any data set; exact as a float too
 """A number of things."""
+Positive = Annotated[int, Meta(ge=1)]
 Fraction01 = Annotated[float, Meta(ge=0, le=1)]
 """A fraction in [0, 1]."""
-Sha256 = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Sha256 = Annotated[
+    str,
+    Meta(pattern=r"^sha256:[0-9a-f]{64}\Z", description='"sha256:" and 64 hexadecimal digits'),
+]
+Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits")]
+"""A SHA-256 without a prefix."""
 
 _KINDS = {
     "int": "an integer",
@@ -40,6 +46,7 @@ _KINDS = {
     "object": "a table",
     "null": "null",
 }
+_LIMITS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _EXPECTED = re.compile(r"Expected `([^`]*)`(.*)")
@@ -64,24 +71,28 @@ def structured(
     where: str = "",
     error: type[InputError] = InputError,
     strict: bool = True,
+    hook: Callable[[type, Any], Any] | None = None,
 ) -> T:
     """A record of plain data.
 
     Args:
-        kind: a `Record`, or any other type that msgspec converts to.
+        kind: a `Record`, a dataclass, or any other type that msgspec converts to.
         data: mappings, lists, strings, numbers, as JSON and TOML have them.
-        source: the file, for messages.
+        source: the file, for messages; empty where the caller names it.
         where: dotted key of `data` in the file; empty for all of it.
         error: the exception that refuses.
         strict: False also takes strings for numbers and truth values, as the command line has them.
+        hook: called with a type that msgspec does not know and its value; a ValueError refuses.
 
     Raises:
         InputError: (or `error`) in one line that names file, key, value and what is allowed.
     """
-    try:
-        return msgspec.convert(data, kind, strict=strict)
-    except msgspec.ValidationError as refusal:
-        raise error(f"{source}: {_explained(kind, data, where, str(refusal))}") from None
+    if not (words := _stray(kind, data, where)):
+        try:
+            return msgspec.convert(data, kind, strict=strict, dec_hook=hook)
+        except msgspec.ValidationError as refusal:
+            words = _explained(kind, data, where, str(refusal))
+    raise error(f"{source}: {words}" if source else words) from None
 
 
 def from_json(
@@ -98,6 +109,16 @@ def from_json(
     raise error(f"{source}: {words}")
 
 
+def type_of(kind: Any, key: str) -> Any:
+    """The type of a field, an item or a value of `kind`, without constraints or `None`.
+
+    Args:
+        kind: a record, a dataclass, a list, a tuple or a dictionary.
+        key: name of the field, or place of the item.
+    """
+    return _bare(_inner(kind, key))
+
+
 def _explained(kind: Any, data: Any, where: str, refusal: str) -> str:
     """msgspec's words about `data`, in ours."""
     what, _, path = refusal.partition(" - at `$")
@@ -106,16 +127,38 @@ def _explained(kind: Any, data: Any, where: str, refusal: str) -> str:
     if found := _MISSING.fullmatch(what):
         return f"missing key {_joined(where, found[1])}"
     if found := _UNKNOWN.fullmatch(what):
-        known = _keys(kind)
-        near = difflib.get_close_matches(found[1], known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key {_joined(where, found[1])}; {hint}"
+        return _unknown(kind, where, found[1])
     value = f"{where or 'the file'} is {shown(data)}"
     if choices := _choices(kind):
         return f"{value}; need one of {', '.join(map(str, choices))}"
+    if words := _description(kind):
+        return f"{value}; need {words}"
     if found := _EXPECTED.fullmatch(what):
         return f"{value}; need {_need(found[1], found[2])}"
-    return f"{value}: {what}"
+    if what.startswith("Invalid") or what.endswith("out of range"):
+        return f"{value}: {what}"
+    return f"{where}: {what}" if where else what  # a type's own check has its own words
+
+
+def _unknown(kind: Any, where: str, key: str) -> str:
+    known = list(_fields(_bare(kind)))
+    near = difflib.get_close_matches(key, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+    return f"unknown key {_joined(where, key)}; {hint}"
+
+
+def _stray(kind: Any, data: Any, where: str) -> str:
+    """The refusal of a key that a dataclass does not have, which msgspec would let pass."""
+    kind = _bare(kind)
+    if not (dataclasses.is_dataclass(kind) and isinstance(data, Mapping)):
+        return ""
+    fields = _fields(kind)
+    for key, value in data.items():
+        if key not in fields:
+            return _unknown(kind, where, str(key))
+        if found := _stray(fields[key], value, _joined(where, key)):
+            return found
+    return ""
 
 
 def _joined(where: str, key: str) -> str:
@@ -160,16 +203,8 @@ def _bare(kind: Any) -> Any:
 def _inner(kind: Any, step: str) -> Any:
     """The type of a field, an item or a value."""
     kind = _bare(kind)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        hints = typing.get_type_hints(kind, include_extras=True)
-        return next(
-            (
-                hints[field.name]
-                for field in msgspec.structs.fields(kind)
-                if field.encode_name == step
-            ),
-            Any,
-        )
+    if fields := _fields(kind):
+        return fields.get(step, Any)
     inner = typing.get_args(kind)
     if not inner:
         return Any
@@ -178,11 +213,22 @@ def _inner(kind: Any, step: str) -> Any:
     return inner[0] if typing.get_origin(kind) is tuple else inner[-1]
 
 
-def _keys(kind: Any) -> list[str]:
-    kind = _bare(kind)
+def _fields(kind: Any) -> dict[str, Any]:
+    """Keys of a record or a dataclass, and their types; empty for any other type."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return [field.encode_name for field in msgspec.structs.fields(kind)]
-    return []
+        names = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
+    elif dataclasses.is_dataclass(kind):
+        names = {field.name: field.name for field in dataclasses.fields(kind)}
+    else:
+        return {}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {key: hints[name] for name, key in names.items()}
+
+
+def _description(kind: Any) -> str:
+    """What a type says itself of its values."""
+    notes = typing.get_args(kind)[1:] if typing.get_origin(kind) is Annotated else ()
+    return next((note.description for note in notes if note.description), "")
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
@@ -194,8 +240,8 @@ def _need(kinds: str, limit: str) -> str:
     """`int | null` and ` >= 1` as words."""
     names = " or ".join(_KINDS.get(kind, kind) for kind in kinds.split(" | "))
     limit = limit.partition(", got")[0].strip()
-    if limit == r"matching regex '\\S'":
-        return "a string that is not blank"
     if str(LARGEST) in limit or not limit:
         return names
-    return f"{names} {limit.replace('>=', 'of at least').replace('<=', 'of at most')}"
+    for sign, words in _LIMITS.items():
+        limit = limit.replace(sign, words)
+    return f"{names} {limit}"

@@ -16,15 +16,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import numpy as np
 import pandas  # type: ignore[import-untyped]
+from msgspec import Meta
 from torch import Tensor
 
 from robustbench_lite.core.describe_diff import describe_difference, first_line
 from robustbench_lite.core.errors import DamagedFileError, InputError, LedgerMismatchError
 from robustbench_lite.core.integrity import ChecksumError
+from robustbench_lite.core.schema import Positive, structured
 from robustbench_lite.core.storage import (
     put_aside,
     read_sealed_json,
@@ -38,7 +40,7 @@ from robustbench_lite.verifier import Verdict
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = 4  # of the header and the parts; results have their own
+SCHEMA_VERSION: Final = 4  # of the header and the parts; results have their own
 UNCHECKED_VERSION = 3  # older, still read: no file of it carries a checksum
 CLEAN = "clean"
 _AGAIN = "run the same rbl evaluate command again: only this part is computed again"
@@ -59,6 +61,8 @@ COLUMNS = {  # of a part: name and type
     "sha256": "string",
 }
 
+_Terms = Annotated[Mapping[str, object], Meta(min_length=1)]
+
 
 @dataclass(frozen=True)
 class Header:
@@ -75,11 +79,16 @@ class Header:
         schema_version: of the folder; one begun by an older version stays of that version.
     """
 
-    identity: Mapping[str, object]
-    settings: Mapping[str, object]
-    environment: Mapping[str, object]
-    about: Mapping[str, object]
-    schema_version: int = SCHEMA_VERSION
+    identity: _Terms
+    settings: _Terms
+    environment: _Terms
+    about: _Terms
+    schema_version: Literal[3, 4] = SCHEMA_VERSION
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether every file of the folder carries a checksum."""
+        return self.schema_version > UNCHECKED_VERSION
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -125,7 +134,7 @@ class Ledger:
     @property
     def has_checksums(self) -> bool:
         """Whether every file of this folder carries a checksum."""
-        return self.header.schema_version > UNCHECKED_VERSION
+        return self.header.has_checksums
 
     @property
     def checks_path(self) -> Path:
@@ -326,29 +335,19 @@ def read_header(folder: Path) -> Header:
         InputError: when it is missing, damaged, of another schema or incomplete.
     """
     path = folder / "header.json"
+    what = f"{path} is no readable header"
     try:
         data, sealed = read_sealed_json(path)
-        version = data["schema_version"]
-        if version not in (UNCHECKED_VERSION, SCHEMA_VERSION):
-            raise InputError(f"{path} has schema version {version!r}, this is {SCHEMA_VERSION}")
-        if version > UNCHECKED_VERSION and not sealed:
+        header = structured(Header, data, what)
+        if header.has_checksums and not sealed:
             raise DamagedFileError(f"{path} is damaged (it has no checksum)")
-        sections = [data[name] for name in ("identity", "settings", "environment", "about")]
-        if not all(isinstance(section, dict) and section for section in sections):
-            raise TypeError("a section is empty or no table")
-        for name in ("batch_size", "chunk_size", "threads"):
-            if type(value := data["settings"][name]) is not int or value < 1:
-                raise ValueError(f"settings.{name} is {value!r}")
-        identity, settings, environment, about = sections
-        return Header(identity, settings, environment, about, version)
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DamagedFileError):
-            raise DamagedFileError(
-                f"{error}; restore it, or remove that folder and run the same command again"
-            ) from error
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is no readable header: {first_line(error)}") from error
+    except DamagedFileError as error:
+        raise DamagedFileError(
+            f"{error}; restore it, or remove that folder and run the same command again"
+        ) from error
+    for name in ("batch_size", "chunk_size", "threads"):
+        structured(Positive, header.settings.get(name), what, where=f"settings.{name}")
+    return header
 
 
 def fix_environment(ledger: Ledger, now: Mapping[str, object], *, begin: bool) -> None:

@@ -7,16 +7,16 @@ which holds the hashes of all of them and of the weights.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from robustbench_lite.core.errors import InputError, LedgerMismatchError
 from robustbench_lite.core.provenance import current_versions
+from robustbench_lite.core.schema import Record, from_json
 from robustbench_lite.core.storage import write_bytes, write_json
 from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
@@ -151,7 +151,20 @@ def _write_evidence(ledger: Ledger, attack: str, n: int, path: Path) -> None:
     write_bytes(path, save({name: torch.cat(each) for name, each in sorted(pieces.items())}))
 
 
-def read_entry(folder: Path) -> dict[str, Any]:
+class Entry(Record, frozen=True):
+    """What `entry.json` states: hashes of the files that belong together (see `write_entry`)."""
+
+    schema_version: Literal[1]
+    name: str
+    weights: str
+    submission: str
+    result: str
+    evidence: dict[str, str]
+    code: str | None = None
+    versions: dict[str, object] | None = None
+
+
+def read_entry(folder: Path) -> Entry:
     """`entry.json` of an entry.
 
     Raises:
@@ -159,19 +172,8 @@ def read_entry(folder: Path) -> dict[str, Any]:
     """
     path = folder / ENTRY_FILE
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise InputError(f"{path} has schema version {data['schema_version']!r}")
-        if not isinstance(data["evidence"], dict):
-            raise TypeError("evidence is no table")
-        texts = [data[key] for key in ("name", "weights", "submission", "result")]
-        if not all(isinstance(each, str) for each in (*texts, *data["evidence"].values())):
-            raise TypeError("a hash is no text")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
+        return from_json(Entry, path.read_bytes(), ENTRY_FILE)
+    except (OSError, InputError) as error:
         raise InputError(
-            f"{path} is no readable entry ({type(error).__name__}: {error}); `rbl submit run` "
-            "writes one"
+            f"{path} is no readable entry ({error}); `rbl submit run` writes one"
         ) from error
-    return data

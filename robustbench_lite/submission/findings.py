@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.messages import LONGEST, shortened
 from robustbench_lite.core.plain_text import plain
+from robustbench_lite.core.schema import structured
 
 Level = Literal["error", "warning", "ok"]
 _LEVELS: tuple[Level, ...] = ("error", "warning", "ok")
@@ -66,11 +66,4 @@ def from_records(records: Sequence[Mapping[str, str]]) -> list[Finding]:
     Raises:
         InputError: for anything else.
     """
-    findings = []
-    try:
-        for record in records:
-            level = next(each for each in _LEVELS if each == record["level"])
-            findings.append(Finding(level, str(record["what"]), str(record["fix"])))
-    except (KeyError, TypeError, StopIteration) as error:
-        raise InputError("the checking process gave no findings that can be read") from error
-    return findings
+    return structured(list[Finding], records, "findings of the checking process")

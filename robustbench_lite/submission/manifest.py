@@ -8,11 +8,15 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from robustbench_lite.attacks.protocol import Protocol, load_protocol
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.registry import unknown_name
+from robustbench_lite.core.schema import Hex64, shown
 from robustbench_lite.datasets import DatasetInfo, dataset_info
 from robustbench_lite.models import MODELS
 from robustbench_lite.submission.findings import Finding
@@ -78,87 +82,62 @@ class Manifest:
     examples: int
 
 
-def _text(value: object) -> bool:
-    """Some visible text of one line; what turns the direction of writing is not printable."""
-    short = isinstance(value, str) and bool(value.strip()) and len(value) <= MOST_LETTERS
-    return short and str(value).isprintable() and PLACEHOLDER not in str(value)
-
-
-def _number(value: object) -> bool:
-    """A finite number that a float holds."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and abs(value) < 1e30  # type: ignore[arg-type]
-
-
-def _percent(value: object) -> bool:
-    return _number(value) and 0 <= value <= 100  # type: ignore[operator]
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**9
-
-
-def _radius(value: object) -> bool:
-    """Short and above 0, so that ids and exact arithmetic stay small."""
-    return (
-        isinstance(value, str)
-        and re.fullmatch(r"[0-9]{1,6}/[0-9]{1,6}|[0-9]{0,6}\.?[0-9]{1,9}", value) is not None
-        and re.search("[1-9]", value.partition("/")[0]) is not None
-    )
-
-
-def _names(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_text, value))
-
-
-def _numbers(value: object) -> bool:
-    return isinstance(value, list) and all(map(_number, value))
-
-
-def _link(value: object) -> bool:
-    return isinstance(value, str) and (not value or re.match(r"https?://\S+\Z", value) is not None)
-
-
-_Check = Callable[[object], bool]
-# Key: whether a value is one, what it must be, and whether it may be absent.
-_KEYS: dict[str, tuple[_Check, str, bool]] = {
-    "schema_version": (
-        lambda v: type(v) is int and v == SCHEMA_VERSION,
-        f"write {SCHEMA_VERSION}",
-        False,
-    ),
+_Line = Annotated[str, Meta(pattern=r"\S", max_length=MOST_LETTERS)]
+_Channels = tuple[Annotated[float, Meta(gt=-1e30, lt=1e30)], ...]
+_Percent = Annotated[float, Meta(ge=0, le=100)]
+# Short and above 0, so that ids and exact arithmetic stay small.
+_RADIUS = r"^(?=[^/]*[1-9])([0-9]{1,6}/[0-9]{1,6}|[0-9]{0,6}\.?[0-9]{1,9})\Z"
+# Key: the type of its value, what it must be in words, and whether it may be absent.
+_KEYS: dict[str, tuple[Any, str, bool]] = {
+    "schema_version": (Literal[1], f"write {SCHEMA_VERSION}", False),
     "name": (
-        lambda v: isinstance(v, str) and NAME.fullmatch(v) is not None and PLACEHOLDER not in v,
+        Annotated[str, Meta(pattern=rf"^{NAME.pattern}\Z")],
         "up to 64 letters, digits and _ . -, beginning with a letter or digit",
         False,
     ),
-    "authors": (_names, 'a list of names, such as ["A. Author"]', False),
-    "licence": (_text, 'the licence of code and weights, such as "MIT"', False),
-    "paper.title": (lambda v: v == "" or _text(v), 'its title, or ""', False),
-    "paper.url": (_link, 'an http(s) address, or ""', False),
-    "training.defense": (_text, "how it was trained, in a few words", False),
-    "training.data": (_text, "the training data, in words", False),
-    "training.extra_data": (lambda v: isinstance(v, bool), "true or false", False),
-    "network.architecture": (_text, "a name of `rbl list models`", True),
+    "authors": (
+        Annotated[tuple[_Line, ...], Meta(min_length=1)],
+        'a list of names, such as ["A. Author"]',
+        False,
+    ),
+    "licence": (_Line, 'the licence of code and weights, such as "MIT"', False),
+    "paper.title": (
+        Annotated[str, Meta(pattern=r"^\Z|\S", max_length=MOST_LETTERS)],
+        'its title, or ""',
+        False,
+    ),
+    "paper.url": (
+        Annotated[str, Meta(pattern=r"^(https?://\S+)?\Z")],
+        'an http(s) address, or ""',
+        False,
+    ),
+    "training.defense": (_Line, "how it was trained, in a few words", False),
+    "training.data": (_Line, "the training data, in words", False),
+    "training.extra_data": (bool, "true or false", False),
+    "network.architecture": (_Line, "a name of `rbl list models`", True),
     "network.factory": (
-        lambda v: isinstance(v, str) and v.isidentifier(),
+        Annotated[str, Meta(pattern=r"^[^\W\d]\w*\Z")],
         f"the function in {CODE} that builds the network, such as build",
         True,
     ),
-    "network.options": (lambda v: isinstance(v, dict), "a table of the architecture's", True),
-    "network.mean": (_numbers, "a list of one number per channel", True),
-    "network.std": (_numbers, "a list of one number per channel", True),
-    "network.sha256": (
-        lambda v: isinstance(v, str) and re.fullmatch(r"[0-9a-f]{64}", v) is not None,
-        f"64 hexadecimal digits, from sha256sum {WEIGHTS}",
+    "network.options": (dict[str, Any], "a table of the architecture's", True),
+    "network.mean": (_Channels, "a list of one number per channel", True),
+    "network.std": (_Channels, "a list of one number per channel", True),
+    "network.sha256": (Hex64, f"64 hexadecimal digits, from sha256sum {WEIGHTS}", False),
+    "threat.dataset": (_Line, "a name of `rbl list datasets`", False),
+    "threat.protocol": (_Line, "a name of `rbl list protocols`", False),
+    "threat.eps": (
+        Annotated[str, Meta(pattern=_RADIUS)],
+        'the radius as text and above 0, such as "8/255"',
         False,
     ),
-    "threat.dataset": (_text, "a name of `rbl list datasets`", False),
-    "threat.protocol": (_text, "a name of `rbl list protocols`", False),
-    "threat.eps": (_radius, 'the radius as text and above 0, such as "8/255"', False),
-    "claims.clean_accuracy": (_percent, "percent, from 0 to 100", False),
-    "claims.robust_accuracy": (_percent, "percent, from 0 to 100", False),
-    "claims.examples": (_count, "how many first test images the claims are of", False),
+    "claims.clean_accuracy": (_Percent, "percent, from 0 to 100", False),
+    "claims.robust_accuracy": (_Percent, "percent, from 0 to 100", False),
+    "claims.examples": (
+        Annotated[int, Meta(ge=1, le=10**9)],
+        "how many first test images the claims are of",
+        False,
+    ),
 }
 
 
@@ -187,7 +166,7 @@ def read_manifest(folder: Path) -> tuple[Manifest | None, list[Finding]]:
 
 
 def _read_values(path: Path) -> tuple[dict[str, object], list[Finding]]:
-    """Values by dotted key, as far as they are what they must be."""
+    """Values by dotted key, those that are what they must be as typed, and every other finding."""
     try:
         if path.stat().st_size > MOST_TEXT:
             raise ValueError("it is larger than 1 MiB")
@@ -209,14 +188,24 @@ def _read_values(path: Path) -> tuple[dict[str, object], list[Finding]]:
         for key in flat
         if key not in _KEYS
     ]
-    for key, (is_one, must, optional) in _KEYS.items():
-        if key not in flat:
-            if not optional:
-                findings.append(Finding("error", f"{FILE}: {key} is missing", f"add it: {must}"))
-        elif not is_one(flat[key]):
-            shown = repr(flat[key])[:60]
-            findings.append(Finding("error", f"{FILE}: {key} is {shown}", f"it must be {must}"))
+    for key, (kind, must, optional) in _KEYS.items():
+        if key in flat:
+            try:
+                flat[key] = _shown_as_it_is(msgspec.convert(flat[key], kind))
+            except ValueError:
+                what = f"{FILE}: {key} is {shown(flat[key])}"
+                findings.append(Finding("error", what, f"it must be {must}"))
+        elif not optional:
+            findings.append(Finding("error", f"{FILE}: {key} is missing", f"add it: {must}"))
     return flat, findings
+
+
+def _shown_as_it_is(value: object) -> object:
+    """The value, filled in and visible; what turns the direction of writing is not printable."""
+    for text in value if isinstance(value, tuple) else [value]:
+        if isinstance(text, str) and (PLACEHOLDER in text or not text.isprintable()):
+            raise ValueError
+    return value
 
 
 def _check_files(folder: Path, values: Mapping[str, object]) -> list[Finding]:
@@ -273,7 +262,7 @@ def _meaning(values: Mapping[str, Any]) -> tuple[Manifest | None, list[Finding]]
         findings.append(Finding("error", f"{FILE}: [network] names no network, or two", fix))
     elif architecture:
         attempt("network.architecture", lambda: MODELS[architecture])
-    mean, std = (_tuple(values.get(f"network.{key}")) for key in ("mean", "std"))
+    mean, std = (values.get(f"network.{key}") for key in ("mean", "std"))
     if factory and (mean or std or values.get("network.options")):
         fix = f"normalise inside {CODE}, and remove them"
         what = f"{FILE}: mean, std and options are for registered architectures"
@@ -285,7 +274,7 @@ def _meaning(values: Mapping[str, Any]) -> tuple[Manifest | None, list[Finding]]
         return None, findings
     manifest = Manifest(
         name=values["name"],
-        authors=tuple(values["authors"]),
+        authors=values["authors"],
         licence=values["licence"],
         paper_title=values["paper.title"],
         paper_url=values["paper.url"],
@@ -300,8 +289,8 @@ def _meaning(values: Mapping[str, Any]) -> tuple[Manifest | None, list[Finding]]
         sha256=values["network.sha256"],
         dataset=dataset,
         protocol=protocol,
-        clean_accuracy=float(values["claims.clean_accuracy"]),
-        robust_accuracy=float(values["claims.robust_accuracy"]),
+        clean_accuracy=values["claims.clean_accuracy"],
+        robust_accuracy=values["claims.robust_accuracy"],
         examples=values["claims.examples"],
     )
     return manifest, findings
@@ -312,10 +301,6 @@ def _shipped(name: str) -> str:
     if name.endswith(".toml"):
         raise InputError(f"{name} is a file; a submission names a protocol of `rbl list protocols`")
     return name
-
-
-def _tuple(values: Any) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(value) for value in values)
 
 
 def _check_weights_file(path: Path, claimed: str) -> Finding:

@@ -115,20 +115,20 @@ def check_files(
     attacks = [spec.name for spec in manifest.protocol.attacks]
     anew = "`rbl submit run` writes an entry whose files belong together"
     findings = _unexpected_files(entry, attacks)
-    if set(stated["evidence"]) != set(attacks) or stated["name"] != manifest.name:
+    if set(stated.evidence) != set(attacks) or stated.name != manifest.name:
         what = f"{ENTRY_FILE} is not of {manifest.name} and the attacks {', '.join(attacks)}"
         findings.append(Finding("error", what, anew))
-    files = {
-        RESULT_FILE: (entry / RESULT_FILE, stated["result"]),
-        f"{FILE} of the entry": (entry / FILE, stated["submission"]),
-        f"{FILE} of the submission": (submission / FILE, stated["submission"]),
-        WEIGHTS: (submission / WEIGHTS, stated["weights"]),
+    files: dict[str, tuple[Path, str | None]] = {
+        RESULT_FILE: (entry / RESULT_FILE, stated.result),
+        f"{FILE} of the entry": (entry / FILE, stated.submission),
+        f"{FILE} of the submission": (submission / FILE, stated.submission),
+        WEIGHTS: (submission / WEIGHTS, stated.weights),
     }
     if manifest.factory:
-        files[CODE] = (submission / CODE, stated.get("code"))
+        files[CODE] = (submission / CODE, stated.code)
     for attack in attacks:
         path = entry / EVIDENCE / f"{attack}.safetensors"
-        files[f"evidence of {attack}"] = (path, stated["evidence"].get(attack))
+        files[f"evidence of {attack}"] = (path, stated.evidence.get(attack))
     findings += [
         Finding("error", f"{name} is not the file that {ENTRY_FILE} states", anew)
         for name, (path, digest) in files.items()

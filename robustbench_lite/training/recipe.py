@@ -6,18 +6,28 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+
+from msgspec import Meta
 
 from robustbench_lite.attacks.threat_model import Norm, format_eps, parse_eps
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.registry import Entry, Registry, unknown_name
+from robustbench_lite.core.schema import Positive, structured, type_of
 from robustbench_lite.datasets.imbalance import IMBALANCES, Imbalance
 from robustbench_lite.defenses.catalogue import DEFENSES, LABEL_LOSSES
 from robustbench_lite.training.recipe_checks import check_values
-from robustbench_lite.training.recipe_expansion import Origin, expand, shipped_files, with_overrides
+from robustbench_lite.training.recipe_expansion import (
+    Origin,
+    Word,
+    expand,
+    shipped_files,
+    with_overrides,
+)
 from robustbench_lite.training.schedules import SCHEDULES, Schedule
 
 if TYPE_CHECKING:
@@ -32,8 +42,8 @@ class DataSection:
     crop_padding: random crop after padding by this many pixels (0 is none); flip: mirror half."""
 
     name: str
-    validation: int
-    crop_padding: int
+    validation: Positive
+    crop_padding: Annotated[int, Meta(ge=0)]
     flip: bool
 
 
@@ -51,10 +61,10 @@ class ModelSection:
 class OptimizerSection:
     """SGD. Args: lr: base learning rate; momentum; nesterov; weight_decay: on all parameters."""
 
-    lr: float
-    momentum: float
+    lr: Annotated[float, Meta(gt=0)]
+    momentum: Annotated[float, Meta(ge=0)]
     nesterov: bool
-    weight_decay: float
+    weight_decay: Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,11 @@ class TrainingSection:
     statistics, losses and every verdict are float32); seed: of initialisation, order, augmentation
     and crafting."""
 
-    epochs: int
-    batch_size: int
-    ema_decay: float
+    epochs: Positive
+    batch_size: Annotated[int, Meta(ge=2)]
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)]
     precision: Literal["float32", "bfloat16"]
-    seed: int
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,12 @@ class ValidationSection:
     """PGD on the held-out examples. Args: every: epochs between validations (the last epoch is
     always validated); select_by: what `best` maximises; norm, eps, alpha, steps: of the attack."""
 
-    every: int
+    every: Positive
     select_by: Literal["robust_accuracy", "clean_accuracy"]
     norm: Norm
     eps: Fraction
     alpha: Fraction
-    steps: int
+    steps: Positive
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,9 @@ CHOICES = {
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Recipe))[2:]
 
+_INFINITIES = {".inf": math.inf, "-.inf": -math.inf}
+_WORDS = {"true": True, "false": False, "null": None, **_INFINITIES}
+
 
 def recipe_files() -> dict[str, Path]:
     """Names of the shipped recipes and their files; bases are not among them."""
@@ -230,14 +243,16 @@ def _recipe(data: Mapping[str, Any], origin: Origin) -> Recipe:
     for section, registry in CHOICES.items():
         chosen = data.get(section)
         if not isinstance(chosen, dict) or "name" not in chosen:
-            raise InputError(f"recipe {origin.file}: missing key '{section}.name'")
+            raise InputError(f"recipe {origin.file}: missing key {section}.name")
         names[section] = str(chosen.pop("name"))
         try:
             types[section] = registry.load(names[section])
         except InputError as error:
             raise InputError(f"recipe {origin.of(f'{section}.name')}: {error}") from None
     types = {section: types[section] for section in SECTIONS}
-    _check_keys(data, types, origin)
+    if unknown := [section for section in data if section not in types]:
+        file = origin.of(unknown[0])
+        raise InputError(f"recipe {file}: {unknown_name('section', unknown[0], types)}")
     try:
         recipe = Recipe(name, names, **_typed(data, types, origin))
         check_values(recipe, origin)
@@ -247,73 +262,65 @@ def _recipe(data: Mapping[str, Any], origin: Origin) -> Recipe:
 
 
 def _typed(data: Mapping[str, Any], types: Mapping[str, type], origin: Origin) -> dict[str, Any]:
-    """Sections as dataclasses; jsonargparse does the types, nested and from strings."""
-    from jsonargparse import ArgumentError, ArgumentParser
-    from jsonargparse.typing import register_type
-
-    register_type(Fraction, serializer=format_eps, deserializer=parse_eps)
-    sections = {}
+    """Sections as dataclasses."""
+    sections: dict[str, Any] = {}
     for section, kind in types.items():
-        if not dataclasses.fields(kind):
-            sections[section] = kind()
-            continue
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument(f"--{section}", type=kind, required=True)
+        values = _read_words(kind, data.get(section, {}))
         try:
-            config = parser.instantiate(parser.parse_object({section: data[section]}))
-        except ArgumentError as error:
-            message = " ".join(str(error).replace("Parser key", "key").split())
-            raise InputError(_refused(section, message, origin)) from None
-        except InputError as error:  # a value that a section's own check refuses
+            sections[section] = structured(kind, values, "", where=section, hook=_fraction)
+        except InputError as error:
             raise InputError(_refused(section, str(error), origin)) from None
-        sections[section] = config[section]
     return sections
 
 
-def _refused(section: str, message: str, origin: Origin) -> str:
-    """The message with the file of the key that it names: `key "x"`, or `x=value`."""
-    named = re.findall(r'key "([\w.]+)"', message)[-1:] or re.findall(r"([\w.]+)=", message)[:1]
-    keys = [
-        key
-        for key in origin.stands_in
-        if key.startswith(f"{section}.") and any(f".{name}." in f".{key}." for name in named)
-    ]
-    return f"recipe {origin.of(*keys or [section])}: {message}"
+def _fraction(kind: type, value: Any) -> Fraction:
+    if kind is not Fraction:
+        raise NotImplementedError(f"a recipe cannot hold {kind}")
+    return parse_eps(value)
 
 
-def _check_keys(data: Mapping[str, Any], types: Mapping[str, type], origin: Origin) -> None:
-    for section in data:
-        if section not in types:
-            file = origin.of(section)
-            raise InputError(f"recipe {file}: {unknown_name('section', section, types)}")
-    for section, kind in types.items():
-        if not isinstance(data.get(section, {}), Mapping):
-            file = origin.of(section)
-            raise InputError(f"recipe {file}: {section!r} must be a section of keys")
-        _check_section(data.get(section, {}), kind, section, origin)
+def _read_words(kind: Any, data: Any) -> Any:
+    """The same data, with the words of the command line as the values that their types make."""
+    if isinstance(data, Mapping):
+        return {key: _read_words(type_of(kind, key), value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_read_words(type_of(kind, str(i)), value) for i, value in enumerate(data)]
+    if isinstance(data, Word):
+        return _value_of(kind, data)
+    if isinstance(data, str) and kind is float:
+        return _INFINITIES.get(data, data)  # in files too: `as_dict` writes them
+    return data
 
 
-def _check_section(values: Mapping[str, Any], kind: type, prefix: str, origin: Origin) -> None:
-    """Every field there, nothing else, at every depth; messages name the key with its path."""
-    from typing import get_type_hints
+def _value_of(kind: Any, word: str) -> Any:
+    if kind in (str, Fraction) or get_origin(kind) is Literal:
+        return str(word)
+    if word.startswith("["):
+        items = [item.strip().strip("'\"") for item in word.strip("[]").split(",")]
+        return [_value_of(type_of(kind, "0"), item) for item in items if item]
+    if word.lower() in _WORDS:
+        return _WORDS[word.lower()]
+    for read in (int, float):
+        with suppress(ValueError):
+            return read(word)
+    return str(word)
 
-    hints = get_type_hints(kind)
-    known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-    for key in values:
-        if key not in known:
-            file = origin.of(f"{prefix}.{key}")
-            raise InputError(f"recipe {file}, [{prefix}]: {unknown_name('key', key, known)}")
-    for key, inner in known.items():
-        if key not in values:
-            raise InputError(_missing(f"{prefix}.{key}", origin))
-        if dataclasses.is_dataclass(inner) and isinstance(values[key], Mapping):
-            assert isinstance(inner, type)
-            _check_section(values[key], inner, f"{prefix}.{key}", origin)
+
+def _refused(section: str, words: str, origin: Origin) -> str:
+    """The message with the file of the key that it is about, or of the first in `key=value`."""
+    if missing := re.fullmatch(r"missing key (.*)", words):
+        return _missing(missing[1], origin)
+    if found := re.match(r"(?:unknown key )?([\w.]+)(?: is |;)", words):
+        keys = [found[1]]
+    else:
+        name = (re.findall(r"([\w.]+)=", words) or [section])[0]
+        keys = [k for k in origin.stands_in if k.startswith(section) and f".{name}." in f".{k}."]
+    return f"recipe {origin.of(*keys or [section])}: {words.removeprefix(f'{section}: ')}"
 
 
 def _missing(key: str, origin: Origin) -> str:
     """The message; it says so where a base may have the key, but under another name."""
-    message = f"recipe {origin.file}: missing key '{key}'"
+    message = f"recipe {origin.file}: missing key {key}"
     name = f"{key.partition('.')[0]}.name"
     if origin.inherits and origin.stands_in.get(name) == origin.file:
         message += f" (where {name} is not its base's, the section keeps nothing of the base)"
@@ -329,5 +336,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Fraction):
         return format_eps(value)
     if isinstance(value, float) and math.isinf(value):
-        return ".inf" if value > 0 else "-.inf"  # JSON has no word for it; this is YAML's
+        return ".inf" if value > 0 else "-.inf"  # JSON has no word for it; `_INFINITIES` reads it
     return value

@@ -18,6 +18,10 @@ WHOLE = frozenset({("model", "options")})
 """Tables that count as one value: their keys are free, so a recipe that has one lists them all."""
 
 
+class Word(str):
+    """A value as the command line has it; its key's type says what it means."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the keys of a recipe stand, for messages.
@@ -229,4 +233,4 @@ def _set(data: dict[str, Any], key: str, value: str) -> None:
         place = place.setdefault(part, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise InputError(f"--{key}: no such section in the recipe")
-    place[last] = value
+    place[last] = Word(value)

@@ -290,7 +290,7 @@ def test_the_reference_gets_our_seed_and_radius(trained, images, monkeypatch):
 
 @pytest.mark.parametrize(
     ("version", "classes", "message"),
-    [("fast", 5, "version='fast'"), ("standard", 3, "at least 4 classes")],
+    [("fast", 5, "version is 'fast'"), ("standard", 3, "at least 4 classes")],
 )
 def test_the_reference_says_what_it_cannot_do(images, version, classes, message):
     x, y = images

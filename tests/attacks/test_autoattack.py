@@ -189,7 +189,7 @@ def test_the_reference_engine_needs_an_autoattack_to_run():
 
 def test_unknown_versions_and_stand_ins_are_refused(digits):
     model, x, y = digits
-    with pytest.raises(InputError, match="version='best' is unknown"):
+    with pytest.raises(InputError, match="version is 'best'; need one of"):
         attack(model, x, y, version="best")
-    with pytest.raises(InputError, match="few_classes='dlr' is unknown"):
+    with pytest.raises(InputError, match="few_classes is 'dlr'; need one of"):
         attack(model, x, y, few_classes="dlr")

@@ -590,15 +590,15 @@ GOOD = RULES | {"targets": 9}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps=0"),
-        ({"steps": 1.5}, "steps=1.5"),
-        ({"restarts": 0}, "restarts=0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 1.5}, "steps is 1.5"),
+        ({"restarts": 0}, "restarts is 0"),
         ({"restarts": 500}, "4500 runs"),
-        ({"targets": 0}, "targets=0"),
-        ({"alpha_max": 1.5}, "alpha_max=1.5"),
-        ({"alpha_max": "x"}, "alpha_max='x'"),
-        ({"eta": 0.9}, "eta=0.9"),
-        ({"beta": -0.1}, "beta=-0.1"),
+        ({"targets": 0}, "targets is 0"),
+        ({"alpha_max": 1.5}, "alpha_max is 1.5"),
+        ({"alpha_max": "x"}, "alpha_max is 'x'"),
+        ({"eta": 0.9}, "eta is 0.9"),
+        ({"beta": -0.1}, "beta is -0.1"),
     ],
 )
 def test_wrong_options_are_named(change, message):

@@ -637,14 +637,14 @@ def test_the_network_is_left_as_it_was(net, images_of_net):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": 0}, "queries=0"),
-        ({"queries": 2**20}, "queries=1048576"),
-        ({"queries": 10.0}, "queries=10.0 must be an integer"),
-        ({"restarts": 0}, "restarts=0"),
-        ({"restarts": 4097}, "restarts=4097"),
+        ({"queries": 0}, "queries is 0"),
+        ({"queries": 2**20}, "queries is 1048576"),
+        ({"queries": 10.0}, "queries is 10.0; need an integer"),
+        ({"restarts": 0}, "restarts is 0"),
+        ({"restarts": 4097}, "restarts is 4097"),
         ({"p_init": 0.0}, "p_init=0.0"),
-        ({"p_init": 1.5}, "p_init=1.5"),
-        ({"p_init": "all"}, "p_init='all' must be a number"),
+        ({"p_init": 1.5}, "p_init is 1.5"),
+        ({"p_init": "all"}, "p_init is 'all'; need a finite number"),
     ],
 )
 def test_wrong_options_are_named_before_any_work(change, message):

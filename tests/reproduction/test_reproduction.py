@@ -6,6 +6,7 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -462,7 +463,7 @@ def cells(capsys, *arguments):
 def released(checkpoint, name="imported"):
     """The same network as `rbl import` would leave it: no recipe, no seed."""
     model, card = load_checkpoint(checkpoint)
-    card = dataclasses.replace(card, name=name, recipe={}, seed=None, selection="imported")
+    card = msgspec.structs.replace(card, name=name, recipe={}, seed=None, selection="imported")
     save_checkpoint(Path(name), model, card)
     return name
 

@@ -25,7 +25,7 @@ from robustbench_lite.submission import isolation
 from robustbench_lite.submission.findings import Finding, as_records, from_records, render, verdict
 from robustbench_lite.submission.isolation import Limits
 from robustbench_lite.submission.manifest import read_manifest
-from robustbench_lite.submission.review import check, look, quick_protocol
+from robustbench_lite.submission.review import check, inspect_network, quick_protocol
 from robustbench_lite.submission.template import new_submission
 
 
@@ -252,7 +252,7 @@ def test_bad_code_is_refused_with_what_to_fix(kind, tmp_path):
     code, said = BAD_CODE[kind]
     folder = with_code(tmp_path / "mine", code)
     manifest, _ = read_manifest(folder)
-    found = look(folder, manifest, load_split("digits", "test"), HERE, examples=16)
+    found = inspect_network(folder, manifest, load_split("digits", "test"), HERE, examples=16)
     lines = [finding.line() for finding in found if finding.level == "error"]
     assert any(said in line for line in lines), lines
 
@@ -302,7 +302,7 @@ def test_probabilities_are_remarked_upon(tmp_path):
     code = CODE.replace("self.head(self.flat(x))", "self.head(self.flat(x)).softmax(1)")
     folder = with_code(tmp_path / "mine", code, robust=5.0)
     manifest, _ = read_manifest(folder)
-    found = look(folder, manifest, load_split("digits", "test"), HERE, examples=16)
+    found = inspect_network(folder, manifest, load_split("digits", "test"), HERE, examples=16)
     assert verdict(found) == "accepted with remarks", render(found)
     assert any("flag probabilities" in f.what and "softmax" in f.fix for f in found)
 

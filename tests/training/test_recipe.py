@@ -44,38 +44,50 @@ def test_overrides_are_typed():
 
 
 def test_choosing_another_schedule_asks_for_its_keys():
-    with pytest.raises(InputError, match=r"\[schedule\]: unknown key 'peak'"):
+    with pytest.raises(InputError, match="unknown key schedule.peak; known: milestones, gamma"):
         load_recipe("digits_trades", ["--schedule.name", "step"])
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--training.epohs", "3"], "unknown key 'epohs'; did you mean epochs"),
+        (["--training.epohs", "3"], "unknown key training.epohs; did you mean epochs"),
         (["--trainign.epochs", "3"], "unknown section 'trainign'; did you mean training"),
-        (["--training.epochs", "x"], 'key "training.epochs": Expected a .*int.* Got value: x'),
-        (["--training.epochs", "0"], "training.epochs=0 must be at least 1"),
+        (["--training.epochs", "x"], "training.epochs is 'x'; need an integer"),
+        (["--training.epochs", "0"], "training.epochs is 0; need an integer of at least 1"),
         (["--training.epochs"], "--training.epochs has no value"),
         (["epochs=3"], "unknown argument 'epochs=3'"),
         (["--epochs", "3"], "unknown argument '--epochs'"),
         (["--defense.crafting.eps", "8"], "did you mean 8/255"),
         (["--defense.crafting.eps", "a"], "eps='a' is no number"),
         (["--defense.crafting.norm", "L3"], "norm"),
-        (["--defense.crafting.stepz", "1"], r"\[defense.crafting\]: unknown key 'stepz'"),
+        (
+            ["--defense.crafting.stepz", "1"],
+            "key defense.crafting.stepz; did you mean steps",
+        ),
         (["--defense.name", "tradez"], "did you mean trades"),
-        (["--defense.name", "pgd_at"], r"\[defense\]: unknown key 'beta'"),
+        (["--defense.name", "pgd_at"], "unknown key defense.beta; known: crafting"),
         (["--validation.eps", "8"], "did you mean 8/255"),
-        (["--training.ema_decay", "1.0"], r"ema_decay=1.0 is not in \[0, 1\)"),
-        (["--optimizer.lr", "0"], "optimizer.lr=0.0 must be above 0"),
+        (["--training.ema_decay", "1.0"], "ema_decay is 1.0; need a finite number below 1.0"),
+        (["--optimizer.lr", "0"], "optimizer.lr is 0; need a finite number above 0.0"),
         (["--optimizer.momentum", "0"], "nesterov needs a momentum above 0"),
-        (["--optimizer.weight_decay", "-1"], "weight_decay are at least 0"),
-        (["--training.seed", str(2**63)], r"training.seed=9223372036854775808 is not in"),
-        (["--training.batch_size", "1"], "training.batch_size=1 must be at least 2"),
+        (
+            ["--optimizer.weight_decay", "-1"],
+            "weight_decay is -1; need .* of at least 0",
+        ),
+        (
+            ["--training.seed", str(2**63)],
+            "seed is 9223372036854775808; need .* of at most",
+        ),
+        (["--training.batch_size", "1"], "training.batch_size is 1; need an integer of at least 2"),
         (["--data.flip.x", "1"], "no such section"),
         (["--label_loss.name", "focl"], "unknown label loss 'focl'; did you mean focal"),
-        (["--imbalance.name", "step"], "missing key 'imbalance.ratio'"),
-        (["--weight_perturbation.name", "awp"], "missing key 'weight_perturbation.gamma'"),
-        (["--training.precision", "float8"], "training.precision"),
+        (["--imbalance.name", "step"], "missing key imbalance.ratio"),
+        (["--weight_perturbation.name", "awp"], "missing key weight_perturbation.gamma"),
+        (
+            ["--training.precision", "float8"],
+            "precision is .float8.; need one of float32",
+        ),
         (["--model.normalization", "imagenet"], "model.normalization"),
     ],
 )
@@ -88,12 +100,12 @@ def test_wrong_overrides_are_one_line_that_names_the_key(overrides, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs = 40\n", "", "missing key 'training.epochs'"),
-        ('start = "uniform"\n', "", "missing key 'defense.crafting.start'"),
-        ('name = "pgd_at"\n', "", "missing key 'defense.name'"),
+        ("epochs = 40\n", "", "missing key training.epochs"),
+        ('start = "uniform"\n', "", "missing key defense.crafting.start"),
+        ('name = "pgd_at"\n', "", "missing key defense.name"),
         ("[training]", "training = 3\n[trainings]", "unknown section 'trainings'"),
         ("[training]", "[training", "no valid TOML"),
-        ('[schedule]\nname = "one_cycle"\npeak = 0.3\n', "", "missing key 'schedule.name'"),
+        ('[schedule]\nname = "one_cycle"\npeak = 0.3\n', "", "missing key schedule.name"),
     ],
 )
 def test_wrong_files_name_the_key(tmp_path, old, new, message):
