@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.datasets.catalogue import DATASETS, SPLITS, DatasetInfo, dataset_info
+from robustbench_lite.datasets.catalogue import DATASETS, SPLITS, dataset_info
+from robustbench_lite.datasets.info import DatasetInfo
 
 if TYPE_CHECKING:
     from robustbench_lite.datasets.augmentation import pad_crop_flip

@@ -11,7 +11,8 @@ import torch
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import Arrays, check_arrays, content_hash
-from robustbench_lite.datasets.catalogue import DatasetInfo, check_split_name, dataset_info
+from robustbench_lite.datasets.catalogue import check_split_name, dataset_info
+from robustbench_lite.datasets.info import DatasetInfo
 from robustbench_lite.datasets.readers.archives import Archive, file_hash
 from robustbench_lite.datasets.readers.decoded_cache import cache_path, decode_once, file_identity
 from robustbench_lite.datasets.splits import Source, Split
