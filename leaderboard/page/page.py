@@ -11,11 +11,13 @@ from pathlib import Path
 from robustbench_lite.core.storage import write_text
 from robustbench_lite.leaderboard.page.views import filter_views, table_view
 from robustbench_lite.leaderboard.published.reported import ReportedRow
+from robustbench_lite.leaderboard.results.load import gc_paused
 from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.table.row import build_rows, split_groups
 from robustbench_lite.leaderboard.table.text import plain
 
 
+@gc_paused()
 def render_page(
     results: Iterable[Result], *, title: str, reported: Iterable[ReportedRow] = ()
 ) -> str:

@@ -145,16 +145,14 @@ def filter_views(groups: Sequence[View]) -> list[View]:
 
 
 def _row_view(row: Row, columns: Sequence[Column], axis: Axis | None) -> View:
-    bar = None if axis is None else axis.bar(row.worst_case, (row.interval_lo, row.interval_hi))
+    bounds = row.interval_lo, row.interval_hi
     return {
-        "name": plain(row.name),
-        "defense": plain(row.defense),
-        "architecture": plain(row.architecture),
+        **{name: plain(getattr(row, name)) for name in ("name", "defense", "architecture")},
         "parameters": "" if row.params is None else f"{count(row.params)} params",
         "extra_data": row.extra_data if row.measured else False,
         "cells": [column.cell(row) + _mark(row, column) for column in columns],
         "low": f"{row.interval_lo:.6f}",
-        "bar": bar,
+        "bar": axis and axis.bar(row.worst_case, bounds),
         "status": row.status,
         **(_measured(row.origin) if isinstance(row.origin, Result) else _reported(row.origin)),
     }
@@ -215,30 +213,28 @@ def _attacks(result: Result) -> Iterator[View]:
     """The attacks of a row in order, each with its stages below it, and what all of them leave."""
     for spec in result.protocol.attacks:
         attack = result.attacks[spec.name]
-        yield {
-            **_accuracy_view(plain(spec.title), attack.accuracy),
-            "kind": "composite" if attack.stages else "",
-            "name": plain(spec.name),
-            "parameters": _parameters(spec),
-            "forwards": passes(attack.forwards),
-            "backwards": passes(attack.backwards),
-        }
+        yield _accuracy_view(
+            plain(spec.title),
+            attack.accuracy,
+            kind="composite" if attack.stages else "",
+            name=plain(spec.name),
+            parameters=_parameters(spec),
+            forwards=passes(attack.forwards),
+            backwards=passes(attack.backwards),
+        )
         for stage, accuracy in attack.stages:
-            yield {**_accuracy_view(f"after {plain(stage)}", accuracy), "kind": "stage"}
-    yield {**_accuracy_view("Worst case", result.robust_accuracy), "kind": "total"}
+            yield _accuracy_view(f"after {plain(stage)}", accuracy, kind="stage")
+    yield _accuracy_view("Worst case", result.robust_accuracy, kind="total")
 
 
-def _accuracy_view(title: str, accuracy: Accuracy) -> View:
+def _accuracy_view(title: str, accuracy: Accuracy, **more: str) -> View:
     return {
+        **dict.fromkeys(("name", "parameters", "forwards", "backwards", "kind"), ""),
         "title": title,
-        "name": "",
-        "parameters": "",
-        "forwards": "",
-        "backwards": "",
-        "kind": "",
         "value": percent(accuracy.value),
         "correct": f"{accuracy.correct:,} of {accuracy.n:,}",
         "interval": interval(*accuracy.interval),
+        **more,
     }
 
 

@@ -15,7 +15,7 @@ from robustbench_lite.leaderboard.published.records import (
     Row,
 )
 from robustbench_lite.leaderboard.table.markdown_latex import markdown_text
-from robustbench_lite.leaderboard.table.text import cells, padded, plain
+from robustbench_lite.leaderboard.table.text import aligned, plain
 
 FORMATS = ("terminal", "markdown", "json")
 NOTHING_MEASURED = (
@@ -174,14 +174,7 @@ def blocks(
 
 def _terminal_grid(rows: Sequence[Sequence[str]]) -> str:
     texts = [[plain(text) for text in row] for row in rows]
-    widths = [max(map(cells, column)) for column in zip(*texts, strict=True)]
-    lines = [
-        "  ".join(
-            padded(text, width, right=False) for text, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in texts
-    ]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    lines, rule = aligned(texts, right=[False] * len(texts[0]))
     return "\n".join([lines[0], rule, *lines[1:]])
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 UNSTATED = ("canonical", "worst_class_label")  # where None says something
 
 
+@gc_paused()
 def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ()) -> pd.DataFrame:
     """The leaderboard as data: fractions, never percent.
 
@@ -41,17 +42,15 @@ def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ())
     """
     import pandas as pd
 
-    with gc_paused():
-        rows = build_rows(results, reported)
-        titles = dict.fromkeys(title for row in rows for title in row.attacks)
-        attacks = {
-            title: np.array([row.attacks.get(title, math.nan) for row in rows]) for title in titles
-        }
-        before, after = (
-            {name: _column(rows, name) for name in names}
-            for names in (BEFORE_ATTACKS, AFTER_ATTACKS)
-        )
-        return pd.DataFrame({**before, **attacks, **after})
+    rows = build_rows(results, reported)
+    titles = dict.fromkeys(title for row in rows for title in row.attacks)
+    attacks = {
+        title: np.array([row.attacks.get(title, math.nan) for row in rows]) for title in titles
+    }
+    before, after = (
+        {name: _column(rows, name) for name in names} for names in (BEFORE_ATTACKS, AFTER_ATTACKS)
+    )
+    return pd.DataFrame({**before, **attacks, **after})
 
 
 def _column(rows: Sequence[Row], name: str) -> pd.Series:
@@ -66,8 +65,8 @@ def read_rows(table: pd.DataFrame) -> list[Row]:
     """The rows of a table that `build_table` made."""
     rows, titles = [], attack_columns(table)
     for record in table.to_dict("records"):
-        attacks = {title: record.pop(title) for title in titles}
-        rows.append(Row(**record, attacks=attacks))
+        record["attacks"] = {title: record.pop(title) for title in titles}
+        rows.append(Row(**record))
     return rows
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.statistics.comparison import Comparison, Pair
-from robustbench_lite.leaderboard.table.markdown_latex import markdown_text
+from robustbench_lite.leaderboard.table.markdown_latex import markdown_row, markdown_text
 from robustbench_lite.leaderboard.table.text import (
     aligned,
     examples,
@@ -109,11 +109,9 @@ def _terminal(comparison: Comparison) -> str:
 
 
 def _markdown(comparison: Comparison) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
     rows = [[markdown_text(title), *numbers] for title, *numbers in _rows(comparison)]
-    table = [line(HEADINGS), line(["---", *["---:"] * (len(HEADINGS) - 1)]), *map(line, rows)]
+    rule = ["---", *["---:"] * (len(HEADINGS) - 1)]
+    table = [markdown_row(row) for row in (HEADINGS, rule, *rows)]
     heads = [f"- {markdown_text(head)}" for head in _heads(comparison)]
     notes = [f"{markdown_text(note)}\n" for note in _notes(comparison)]
     return "\n".join([*heads, "", *table, "", *notes])

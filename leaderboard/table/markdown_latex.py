@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from robustbench_lite.leaderboard.table.columns import (
     CAPTION,
@@ -29,19 +29,17 @@ def _markdown_table(section: Section) -> str:
     lines = [
         f"### {markdown_text(section.heading)}",
         "",
-        _markdown_row([markdown_text(column.heading) for column in columns]),
-        _markdown_row(["---:" if column.right else "---" for column in columns]),
-        *(
-            _markdown_row([_markdown_cell(column, row) for column in columns])
-            for row in section.rows
-        ),
+        markdown_row(markdown_text(column.heading) for column in columns),
+        markdown_row("---:" if column.right else "---" for column in columns),
+        *(markdown_row(_markdown_cell(one, row) for one in columns) for row in section.rows),
         "",
         *(f"{markdown_text(note)}\n" for note in notes_for(section)),
     ]
     return "\n".join(lines)
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
+    """One line of a table; the cells are escaped already."""
     return f"| {' | '.join(cells)} |"
 
 

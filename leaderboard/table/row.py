@@ -128,11 +128,9 @@ class Section:
     def count_statuses(self) -> tuple[dict[str, int], dict[str, int]]:
         """How many rows of each status there are: those with a rank, those without."""
         counted = Counter(row.status for row in self.rows)
-        found = {status: counted[status] for status in STATUSES if counted[status]}
-        return (
-            {status: number for status, number in found.items() if status in RANKED},
-            {status: number for status, number in found.items() if status not in RANKED},
-        )
+        found = [status for status in STATUSES if counted[status]]
+        ranked = {status: counted[status] for status in found if status in RANKED}
+        return ranked, {status: counted[status] for status in found if status not in RANKED}
 
 
 def build_rows(results: Iterable[Result], reported: Iterable[ReportedRow] = ()) -> list[Row]:
