@@ -398,7 +398,7 @@ def test_card_that_is_no_text_is_refused(saved: Path) -> None:
         (lambda c: c.update(schema_version=3, new=1), r"schema_version=3; .*reads 2: upgrade"),
         (lambda c: c.pop("schema_version"), "schema_version is None; need one of 1, 2"),
         (lambda c: c.update(schema_version=0), "schema_version is 0; need one of 1, 2"),
-        (lambda c: c.pop("weights_sha256"), "weights_sha256 is None; need a string"),
+        (lambda c: c.pop("weights_sha256"), "weights_sha256 is None; need 64 hexadecimal"),
         (lambda c: c.update(weights_sha256="0" * 63), "weights_sha256 is .*; need 64 hexadecimal"),
         (lambda c: c.update(weights_sha256="0" * 64), "not the weights that card.json describes"),
         (lambda c: c.update(num_classes=2**70), "cannot be built with num_classes=1180591620"),
