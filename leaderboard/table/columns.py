@@ -93,7 +93,7 @@ _measure = partial(_number, shown=_is_measured)  # published rows have none
 _BEFORE_ATTACKS = (
     Column("rank", "Rank", lambda row: row.rank, shown=_is_measured),
     Column("name", "Name", lambda row: row.name),
-    Column("defense", "Defense", lambda row: row.defense, dropped=4),
+    Column("defense", "Defense", lambda row: row.defense, dropped=5),
     Column("architecture", "Architecture", lambda row: row.architecture, dropped=3),
     _measure("params", "Params", lambda row: count(row.params or 0), dropped=2),
     Column("extra_data", "Extra data", _extra_data, shown=lambda row: bool(row.extra_data)),
@@ -103,7 +103,7 @@ _AFTER_ATTACKS = (
     _measure("robust", "Worst case", lambda row: percent(row.worst_case)),
     _measure("interval", "95% interval", _interval),
     _number(
-        "worst_class", "Worst class", _worst_class, dropped=5, shown=_has_class, meaning=LOWEST
+        "worst_class", "Worst class", _worst_class, dropped=4, shown=_has_class, meaning=LOWEST
     ),
     _measure("cost", "Cost", lambda row: passes(row.cost), dropped=1, meaning=PASSES),
     Column("status", "Status", status_text, shown=lambda row: row.status != MEASURED),

@@ -8,6 +8,7 @@ from robustbench_lite.leaderboard.results.records import MEASURED
 from robustbench_lite.leaderboard.table.columns import (
     CAPTION,
     NOTHING,
+    WORST_CLASS,
     Column,
     columns_for,
     notes_for,
@@ -46,7 +47,9 @@ def _terminal_table(section: Section) -> str:
         for row in section.rows
         if row.status != MEASURED and section.measured
     ]
-    body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes_for(section), *statuses]
+    kept = {column.key for column in texts}
+    notes = [one for one in notes_for(section) if one != WORST_CLASS or "worst_class" in kept]
+    body = [section.heading, rule, lines[0], rule, *lines[1:], rule, *notes, *statuses]
     return "\n".join(body) + "\n"
 
 
