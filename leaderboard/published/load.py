@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_lite.core.errors import ResultError
+from robustbench_lite.core.schema import shown
 from robustbench_lite.leaderboard.published.records import (
     CLEAN,
     PROVENANCES,
@@ -31,7 +32,6 @@ from robustbench_lite.leaderboard.published.values import (
     read_number,
     read_toml,
 )
-from robustbench_lite.leaderboard.results.fields import shown
 
 
 def published_folder() -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_lite.core.errors import ResultError
+from robustbench_lite.core.schema import shown
 from robustbench_lite.leaderboard.published.records import PROVENANCES
-from robustbench_lite.leaderboard.results.fields import shown
 from robustbench_lite.leaderboard.results.radii import read_radius
 
 FIELD = re.compile(r"\{(\w+)\}")

@@ -14,7 +14,6 @@ from robustbench_lite.leaderboard.statistics.accuracy import (
     holm_rejects,
     mcnemar_p_values,
     outcome_array,
-    wilson_interval,
 )
 
 LEVEL = 0.05
@@ -195,11 +194,5 @@ def _classes(labels: Labels, ours: Outcome, theirs: Outcome) -> tuple[Pair, ...]
 def _pair(title: str, ours: Outcome, theirs: Outcome) -> Pair:
     only_a, only_b = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p_value = float(mcnemar_p_values(only_a, only_b))
-    return Pair(
-        title, _accuracy(ours), _accuracy(theirs), only_a, only_b, p_value, p_value <= LEVEL
-    )
-
-
-def _accuracy(outcomes: Outcome) -> Accuracy:
-    correct, n = int(outcomes.sum()), len(outcomes)
-    return Accuracy(correct / n, correct, n, wilson_interval(correct, n))
+    a, b = (Accuracy.of(int(one.sum()), len(one)) for one in (ours, theirs))
+    return Pair(title, a, b, only_a, only_b, p_value, p_value <= LEVEL)

@@ -150,21 +150,11 @@ def _stray(kind: Any, data: Any, where: str) -> str:
     return ""
 
 
-def dotted(where: str, *keys: str) -> str:
-    """The dotted name of a key below another, on one line whatever stands in it.
-
-    Args:
-        where: dotted name of the table that holds it; empty at the top.
-        keys: from the outside in; each is shortened to 60 characters.
-    """
-    texts = [ascii(key)[1:-1] for key in keys]
-    short = [text if len(text) <= 60 else f"{text[:57]}..." for text in texts]
-    return ".".join([where, *short] if where else short)
-
-
-def refused(source: str, where: str, value: object, need: str) -> str:
-    """The line that refuses a value of the right type which other values contradict."""
-    return f"{source}: {where} is {shown(value)}; need {need}"
+def dotted(where: str, key: str) -> str:
+    """The dotted name of a key below another, on one line whatever stands in the key."""
+    text = ascii(key)[1:-1]
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{where}.{text}" if where else text
 
 
 def _followed(kind: Any, data: Any, where: str, steps: Sequence[str]) -> tuple[Any, Any, str]:

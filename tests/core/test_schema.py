@@ -54,7 +54,10 @@ def test_a_record_is_read_from_data_and_from_json():
         (5, "f: inner is 5; need a table"),
         ({"weights": {"a\nb\x1b": 1, "0": ""}}, "f: inner.weights.0 is ''; need a finite number"),
         ({"weights": {"a\nb\x1b": ""}}, r"f: inner.weights.a\nb\x1b is ''; need a finite number"),
-        ({"weights": {"k" * 99: ""}}, f"f: inner.weights.{'k' * 57}... is ''; need a finite number"),
+        (
+            {"weights": {"k" * 99: ""}},
+            f"f: inner.weights.{'k' * 57}... is ''; need a finite number",
+        ),
     ],
 )
 def test_a_refusal_names_file_key_value_and_what_is_allowed(inner, said):
