@@ -19,7 +19,7 @@ from robustbench_lite.leaderboard.results.consistency import (
     check_stages,
     refusal,
 )
-from robustbench_lite.leaderboard.results.find import FILE_NAME, find_results, found_files
+from robustbench_lite.leaderboard.results.find import RESULT_FILE, find_results, found_files
 from robustbench_lite.leaderboard.results.flags import check_black_box, read_checks, read_flags
 from robustbench_lite.leaderboard.results.protocol import read_protocol
 from robustbench_lite.leaderboard.results.records import (
@@ -35,7 +35,6 @@ from robustbench_lite.leaderboard.results.stored_bytes import is_sealed, read_by
 from robustbench_lite.leaderboard.results.submitted import SUBMITTED, is_rechecked, is_submission
 
 __all__ = [
-    "FILE_NAME",
     "SCHEMA_VERSION",
     "Result",
     "find_results",
@@ -75,7 +74,7 @@ def load_result(path: str | Path) -> Result:
     except ResultError:
         if not os.path.isdir(file):
             raise
-        file = os.path.join(file, FILE_NAME)
+        file = os.path.join(file, RESULT_FILE)
         content = read_bytes(file)
     sealed = is_sealed(file, content)
     version = from_json(Versioned, content, file, error=ResultError).schema_version

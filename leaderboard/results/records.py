@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from robustbench_lite.core.flag_rules import AUTOATTACK, BLACK_BOX
 from robustbench_lite.core.schema import Count, Finite, Text
@@ -35,6 +37,11 @@ class Accuracy(msgspec.Struct, frozen=True):
     def of(cls, correct: int, n: int) -> Accuracy:
         """The accuracy that follows from its counts."""
         return Accuracy(correct / n, correct, n, wilson_interval(correct, n))
+
+    @classmethod
+    def of_outcomes(cls, outcomes: NDArray[np.bool_]) -> Accuracy:
+        """The accuracy of some examples, from one boolean each."""
+        return cls.of(int(outcomes.sum()), len(outcomes))
 
 
 class DatasetInfo(msgspec.Struct, frozen=True):
