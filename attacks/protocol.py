@@ -5,8 +5,6 @@ Imports no torch; reading a protocol does, since its attacks check their paramet
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from robustbench_lite.attacks.catalogue import ATTACKS
 from robustbench_lite.attacks.contract import Attack, Count
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel, parse_eps
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.integrity import protocol_hash
 from robustbench_lite.core.registry import unknown_name
 from robustbench_lite.core.schema import Record, Text, structured
 
@@ -180,13 +179,7 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        data = self.as_dict()
-        data["attacks"] = [
-            {key: value for key, value in spec.as_dict().items() if key != "title"}
-            for spec in self.attacks
-        ]
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return protocol_hash(self.as_dict())
 
 
 def protocol_files() -> dict[str, Path]:

@@ -256,7 +256,7 @@ def _facts(result: Result) -> list[tuple[str, list[tuple[str, str, bool]]]]:
                 ("Parameters", f"{result.parameters:,}", False),
                 ("Extra data", EXTRA_DATA[result.extra_data], False),
                 ("Source", model.kind, False),
-                ("Epoch chosen by", plain(model.selection) or "not stated", False),
+                ("Epoch chosen by", plain(model.selection or "") or "not stated", False),
                 ("Weights", plain(model.hash), True),
             ],
         ),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Struct, UnsetType
 
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.core.integrity import ChecksumError, check_line, has_checksum
+from robustbench_lite.core.schema import Count, Finite, from_json, structured
 from robustbench_lite.leaderboard.plots.files import COLOURS, MUTED, new_figure, percent_axis
-from robustbench_lite.leaderboard.results.fields import Fields
 from robustbench_lite.leaderboard.table.text import plain, shortened
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ class Run:
     best: tuple[int, float] | None
 
 
+class _Epoch(Struct, frozen=True):
+    """What is drawn of a line of the metrics."""
+
+    epoch: Count
+    clean_accuracy: Finite | UnsetType = UNSET
+    robust_accuracy: Finite | UnsetType = UNSET
+    adv_accuracy: Finite | UnsetType = UNSET
+
+
+class _Card(Struct, frozen=True):
+    """What is read of a checkpoint's card."""
+
+    epoch: Count
+    metrics: dict[str, Any] | None = None
+
+
 def load_run(folder: str | Path) -> Run:
     """Read the metrics of a run folder, and which epoch its best checkpoint is of.
 
@@ -55,55 +72,59 @@ def load_run(folder: str | Path) -> Run:
     """
     file = Path(folder) / METRICS_NAME
     rows = _rows(file)
+    epochs = [structured(_Epoch, row, str(file), error=ResultError) for row in rows]
     curves = {}
     for key, _, _ in CURVES:
-        points = [(row.integer("epoch", 0), row.number(key)) for row in rows if key in row.data]
+        points = [(one.epoch, getattr(one, key)) for one in epochs]
+        points = [(epoch, value) for epoch, value in points if value is not UNSET]
         if points:
             curves[key] = ([epoch for epoch, _ in points], [value for _, value in points])
     if not curves:
         keys = ", ".join(key for key, _, _ in CURVES)
         raise ResultError(f"{file}: holds none of {keys}")
-    return Run(Path(folder).resolve().name, curves, _best(Path(folder), rows))
+    return Run(Path(folder).resolve().name, curves, _best(Path(folder), rows, epochs))
 
 
-def _rows(file: Path) -> list[Fields]:
+def _rows(file: Path) -> list[dict[str, Any]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_bytes().splitlines()
         for line in lines:
-            check_line(line)
-        return [Fields(json.loads(line), f"{file}: line {i + 1}") for i, line in enumerate(lines)]
+            check_line(line.decode())
     except FileNotFoundError:
         raise ResultError(f"{file}: not found; give a run folder, as rbl train writes it") from None
     except OSError as error:
         raise ResultError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ResultError):
-            raise
-        why = str(error) if isinstance(error, ChecksumError) else "not lines of JSON"
-        raise ResultError(f"{file}: {why}") from error
+    except ValueError as error:
+        raise ResultError(f"{file}: {error}") from error
+    name = f"{file}: line "
+    return [
+        from_json(dict[str, Any], line, f"{name}{number}", error=ResultError)
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
-def _best(folder: Path, rows: Sequence[Fields]) -> tuple[int, float] | None:
+def _best(
+    folder: Path, rows: Sequence[Mapping[str, object]], epochs: Sequence[_Epoch]
+) -> tuple[int, float] | None:
     """The best checkpoint's epoch, by its card; None where there is no card."""
-    card = folder / "best" / "card.json"
+    file = folder / "best" / "card.json"
     try:
-        content = card.read_bytes()
+        content = file.read_bytes()
         has_checksum(content)
-        fields = Fields(json.loads(content), str(card))
-        epoch, metrics = fields.integer("epoch", 0), fields.optional_child("metrics").data
     except FileNotFoundError:
         return None
-    except ResultError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise ResultError(f"{card}: cannot be read: {str(error)[:120]}") from error
-    for row in rows:
-        if row.data.get("epoch") == epoch and any(
-            row.data.get(key, value) != value for key, value in metrics.items()
-        ):
-            raise ResultError(f"{row.source}: is not of the run whose best checkpoint is {card}")
-        if row.data.get("epoch") == epoch and "robust_accuracy" in row.data:
-            return epoch, row.number("robust_accuracy")
+    except (OSError, ChecksumError) as error:
+        raise ResultError(f"{file}: cannot be read: {str(error)[:120]}") from error
+    card = from_json(_Card, content, str(file), error=ResultError)
+    for row, one in zip(rows, epochs, strict=True):
+        if one.epoch != card.epoch:
+            continue
+        if any(row.get(key, value) != value for key, value in (card.metrics or {}).items()):
+            raise ResultError(
+                f"{folder / METRICS_NAME}: is not of the run whose best checkpoint is {file}"
+            )
+        if one.robust_accuracy is not UNSET:
+            return card.epoch, one.robust_accuracy
     return None
 
 

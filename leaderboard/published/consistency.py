@@ -298,9 +298,6 @@ def count(things: Sequence[object], noun: str) -> str:
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
-AA = "aa"
-
-
 def radius_conflicts(tables: Sequence[PublishedTable], checked: set[str]) -> Iterator[Finding]:
     """Rows with the same clean and AutoAttack numbers are one network: of two radii one is wrong.
 

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from robustbench_lite.core.errors import ResultError
-from robustbench_lite.leaderboard.published.records import (
-    CLEAN,
-    PROVENANCES,
-    QUANTITIES,
-    Cell,
-    PublishedTable,
-    Relation,
-    Row,
-)
-from robustbench_lite.leaderboard.published.values import (
-    COLUMN,
-    LISTS,
-    ROW_MORE,
-    SOURCE,
-    TERMS,
-    UNITS,
-    Values,
+from robustbench_lite.core.schema import dotted, shown, structured
+from robustbench_lite.leaderboard.published.records import CLEAN, Cell, PublishedTable, Row
+from robustbench_lite.leaderboard.published.stored import (
+    Column,
+    Override,
+    RowKeys,
+    TableKeys,
+    Terms,
     nearest,
     radius_meant,
-    read_number,
-    read_toml,
 )
-from robustbench_lite.leaderboard.results.fields import shown
+from robustbench_lite.leaderboard.published.values import UNITS, csv_facts, filled, read_number
 
 
 def published_folder() -> Path:
@@ -59,7 +52,17 @@ def load_published(name: str) -> PublishedTable:
     path = Path(name) if name.endswith(".toml") else published_folder() / f"{name}.toml"
     if not path.is_file():
         raise ResultError(_unknown(name))
-    return _Reader(path, read_toml(path)).table()
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
+        raise ResultError(f"{path} is no valid TOML: {error}") from None
+    table = structured(TableKeys, data, str(path), error=ResultError)
+    try:
+        return _table(path, table)
+    except ResultError as error:
+        raise ResultError(f"{path}: {error}") from None
 
 
 def _unknown(name: str) -> str:
@@ -70,193 +73,134 @@ def _unknown(name: str) -> str:
     return f"unknown published table {name!r}; {hint}`rbl reproduce --list` names all"
 
 
-class _Reader(Values):
-    """One file being read."""
+def _table(path: Path, table: TableKeys) -> PublishedTable:
+    """The whole table; refuses a column or row that is there twice."""
+    names = [column.name for column in table.columns]
+    _check_once("column", names)
+    rows = [*_toml_rows(path.stem, table), *_csv_rows(path, table)]
+    ids = [row.id for row in rows]
+    _check_once("row id", ids)
+    for place, one in enumerate(table.relations):
+        for side, row in (("above", one.above), ("below", one.below)):
+            if row not in ids:
+                raise ResultError(f"relations[{place}].{side} is {shown(row)}; need a row's id")
+    return PublishedTable(
+        id=path.stem,
+        title=table.title,
+        paper=table.paper,
+        where=table.where,
+        repository=table.repository,
+        provenance=table.provenance,
+        note=table.note,
+        columns={column.name: column.title for column in table.columns},
+        rows=tuple(rows),
+        relations=table.relations,
+        trends=table.trends,
+    )
 
-    def __init__(self, path: Path, data: dict[str, Any]) -> None:
-        super().__init__(path)
-        self.data = data
-        known = {**SOURCE, **TERMS}
-        self.check(data, {*known, *LISTS, "csv"}, "")
-        self.source = {key: self.typed(data, key, kind, "") for key, kind in SOURCE.items()}
-        self.check_words(data, "")
-        for key in LISTS:
-            self.data[key] = self.list_of(data, key, str if key == "trends" else dict, "")
 
-    def table(self) -> PublishedTable:
-        """The whole table; refuses a row id that is there twice."""
-        columns = self.columns()
-        rows = [*self.rows(columns), *self.csv_rows(columns)]
-        ids = [row.id for row in rows]
-        if repeated := sorted({one for one in ids if ids.count(one) > 1}):
-            raise self.refuse(f"row id {repeated[0]!r} is there twice")
-        provenance: Any = self.data.get("provenance")
-        if provenance not in PROVENANCES or not self.source["title"]:
-            raise self.refuse("a table needs a title and a provenance")
-        return PublishedTable(
-            id=self.path.stem,
-            provenance=provenance,
-            columns={column["key"]: column["title"] for column in columns},
-            rows=tuple(rows),
-            relations=tuple(self.relations(set(ids))),
-            trends=tuple(self.data["trends"]),
-            **self.source,
+def _check_once(what: str, names: Sequence[str]) -> None:
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise ResultError(f"{what} {shown(name)} is there twice")
+
+
+def _toml_rows(name: str, table: TableKeys) -> Iterator[Row]:
+    """Rows that stand in the TOML file itself."""
+    names = [column.name for column in table.columns]
+    for place, data in enumerate(table.rows):
+        where = f"rows[{place}]"
+        if len(data.values) not in (0, len(names)):
+            raise ResultError(f"{where}.values must be a list of {len(names)} texts")
+        if unknown := set(data.cells) - set(names):
+            raise ResultError(f"{where}.cells has no column {shown(sorted(unknown)[0])}")
+        texts = dict(zip(names, data.values, strict=False))
+        yield _row(name, table, data, texts, data.cells, where, facts={})
+
+
+def _csv_rows(path: Path, table: TableKeys) -> Iterator[Row]:
+    """Rows of a CSV; `[csv]` says which of its fields is what, `[[changes]]` what is added."""
+    layout = table.csv
+    if layout is UNSET:
+        return
+    changes = {}
+    for place, change in enumerate(table.changes):
+        row = structured(
+            str, change.get("row"), "", where=f"changes[{place}].row", error=ResultError
         )
+        changes[row] = {key: value for key, value in change.items() if key != "row"}
+    names = [column.name for column in table.columns]
+    for facts in csv_facts(path.parent / layout.file):
+        try:
+            data: dict[str, Any] = {key: facts[name] for key, name in layout.fields.items()}
+            texts = {key: facts[name] for key, name in layout.values.items() if key in names}
+        except KeyError as error:
+            raise ResultError(f"csv: {error} is no key or field") from None
+        name = filled(layout.id, facts)
+        data = {**data, "id": name, **changes.pop(name, {})}
+        where = dotted("", name)
+        row = structured(RowKeys, data, "", where=where, error=ResultError)
+        yield _row(path.stem, table, row, texts, {}, where, facts=facts)
+    if changes:
+        raise ResultError(f"changes names no row of the CSV: {shown(sorted(changes)[0])}")
 
-    def columns(self) -> list[dict[str, Any]]:
-        """The columns, with defaults for the keys that a column may leave out."""
-        found: list[dict[str, Any]] = []
-        for place, data in enumerate(self.data["columns"]):
-            where = f"columns[{place}]"
-            self.check(data, {*COLUMN, *TERMS, "protocols"}, where)
-            self.check_words(data, where)
-            column = {
-                **data,
-                **{key: self.typed(data, key, kind, where) for key, kind in COLUMN.items()},
-            }
-            column["key"] = column["key"] or column["metric"]
-            if not column["metric"] or not column["title"]:
-                raise self.refuse(f"{where} needs a metric and a title")
-            if column["quantity"] not in QUANTITIES:
-                quantity = shown(column["quantity"])
-                raise self.refuse(f"{where}: quantity={quantity}; allowed: {QUANTITIES}")
-            if column["key"] in [other["key"] for other in found]:
-                raise self.refuse(f"{where}: key {shown(column['key'])} is there twice")
-            self.texts(data, "protocols", where)
-            found.append(column)
-        return found
 
-    def rows(self, columns: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-        """Rows that stand in the TOML file itself."""
-        for place, data in enumerate(self.data["rows"]):
-            where = f"rows[{place}]"
-            self.check(data, {*ROW_MORE, *TERMS, "values", "cells"}, where)
-            values, cells = data.get("values", []), self.typed(data, "cells", {}, where)
-            if not isinstance(values, list) or len(values) not in (0, len(columns)):
-                raise self.refuse(f"{where}: values must be a list of {len(columns)} texts")
-            if unknown := set(cells) - {column["key"] for column in columns}:
-                raise self.refuse(f"{where}: cells has no column {shown(sorted(unknown)[0])}")
-            texts = {column["key"]: text for column, text in zip(columns, values, strict=False)}
-            yield self.row(data, columns, texts, cells, where, facts={})
+def _row(
+    name: str,
+    table: TableKeys,
+    data: RowKeys,
+    texts: Mapping[str, str],
+    overrides: Mapping[str, Override],
+    where: str,
+    facts: Mapping[str, str],
+) -> Row:
+    """One row: a cell for every column that it has a number in."""
+    cells = tuple(
+        _cell(name, (overrides.get(column.name, Override()), data, column, table), text, where)
+        for column in table.columns
+        if (text := texts.get(column.name, ""))
+    )
+    return Row(
+        **{key: getattr(data, key) for key in RowKeys.__annotations__},
+        model=nearest("model", (data, table)),
+        dataset=nearest("dataset", (data, table)),
+        facts=dict(facts),
+        cells=cells,
+    )
 
-    def csv_rows(self, columns: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-        """Rows of a CSV; `[csv]` says which of its fields is what, `[[changes]]` what is added."""
-        layout = self.typed(self.data, "csv", {}, "")
-        if not layout:
-            return
-        self.check(layout, {"file", "id", "fields", "values"}, "csv")
-        fields, values = self.texts(layout, "fields", "csv"), self.texts(layout, "values", "csv")
-        template = self.typed(layout, "id", "", "csv")
-        changes = self.changes()
-        names = {column["key"] for column in columns}
-        for facts in self.csv_facts(self.typed(layout, "file", "", "csv")):
-            try:
-                data: dict[str, Any] = {key: facts[name] for key, name in fields.items()}
-                data["id"] = self.filled(template, facts)
-                texts = {key: facts[name] for key, name in values.items() if key in names}
-            except KeyError as error:
-                raise self.refuse(f"csv: {error} is no key or field") from None
-            data |= changes.pop(data["id"], {})
-            self.check(data, {*ROW_MORE, *TERMS}, data["id"])
-            yield self.row(data, columns, texts, {}, data["id"], facts=facts)
-        if changes:
-            raise self.refuse(f"changes names no row of the CSV: {shown(sorted(changes)[0])}")
 
-    def changes(self) -> dict[str, dict[str, Any]]:
-        """What is added to rows of the CSV, by row."""
-        found = {}
-        for place, change in enumerate(map(dict, self.data["changes"])):
-            name = self.typed(change, "row", "", f"changes[{place}]")
-            found[name] = {key: value for key, value in change.items() if key != "row"}
-        return found
-
-    def row(
-        self,
-        data: Mapping[str, Any],
-        columns: Sequence[Mapping[str, Any]],
-        texts: Mapping[str, Any],
-        overrides: Mapping[str, Any],
-        where: str,
-        facts: Mapping[str, str],
-    ) -> Row:
-        """One row: a cell for every column that it has a number in."""
-        about = {key: self.typed(data, key, kind, where) for key, kind in ROW_MORE.items()}
-        self.check_words(data, where)
-        if not about["id"] or not about["method"]:
-            raise self.refuse(f"{where} needs an id and a method")
-        cells = tuple(
-            self.cell(
-                data,
-                column,
-                texts[column["key"]],
-                self.typed(overrides, column["key"], {}, f"{where}.cells"),
-                where,
-            )
-            for column in columns
-            if texts.get(column["key"], "") != ""
-        )
-        levels = (data, self.data)
-        return Row(
-            **about,
-            model=str(nearest("model", levels)),
-            dataset=str(nearest("dataset", levels)),
-            facts=dict(facts),
-            cells=cells,
-        )
-
-    def cell(
-        self,
-        row: Mapping[str, Any],
-        column: Mapping[str, Any],
-        text: object,
-        override: Mapping[str, Any],
-        where: str,
-    ) -> Cell:
-        """One number; of each term the nearest word counts: of cell, row, column, table."""
-        where = f"{where}.{column['key']}"
-        self.check(override, {*TERMS, "note", "also"}, where)
-        self.check_words(override, where)
-        also = self.list_of(override, "also", str, where)
-        levels = (override, row, column, self.data)
-        terms = {key: nearest(key, levels) for key in TERMS}
-        number = read_number(text, UNITS[terms.pop("unit")])
-        if number is None:
-            raise self.refuse(f"{where}: {shown(text)} is no number as text, such as '53.10'")
-        value, rounding, spread = number
-        if value > 1:
-            raise self.refuse(f"{where}: {shown(text)} is more than everything")
-        if "protocols" in column and "protocol" not in {**row, **override}:
-            terms["protocol"] = column["protocols"].get(terms["norm"], "")
-        terms["eps"] = radius_meant(levels)
-        if column["metric"] == CLEAN:
-            terms |= {"protocol": "", "attack": ""}
-        notes = (row.get("note", ""), self.typed(override, "note", "", where))
-        return Cell(
-            table=self.path.stem,
-            row=row["id"],
-            key=column["key"],
-            metric=column["metric"],
-            title=column["title"],
-            quantity=column["quantity"],
-            text=str(text),
-            value=value,
-            rounding=rounding,
-            spread=spread,
-            also=tuple(also),
-            method=row["method"],
-            union=column["union"],
-            note=" ".join(filter(None, notes)),
-            **terms,
-        )
-
-    def relations(self, ids: set[str]) -> Iterator[Relation]:
-        """Which row the source says is above which."""
-        keys = ("metric", "above", "below", "source")
-        for place, data in enumerate(self.data["relations"]):
-            where = f"relations[{place}]"
-            self.check(data, {*keys}, where)
-            texts = {key: self.typed(data, key, "", where) for key in keys}
-            for side in ("above", "below"):
-                if texts[side] not in ids:
-                    raise self.refuse(f"{where}: {side}={shown(texts[side])} is no row")
-            yield Relation(**texts)
+def _cell(
+    name: str, levels: tuple[Override, RowKeys, Column, TableKeys], text: str, where: str
+) -> Cell:
+    """One number; of each term the nearest word counts: of cell, row, column, table."""
+    override, row, column, _ = levels
+    terms = {key: nearest(key, levels) for key in Terms.__struct_fields__}
+    number = read_number(text, UNITS[terms.pop("unit")])
+    place = dotted(where, column.name)
+    if number is None:
+        raise ResultError(f"{place} is {shown(text)}; need a number as text, such as '53.10'")
+    value, rounding, spread = number
+    if value > 1:
+        raise ResultError(f"{place} is {shown(text)}, which is more than everything")
+    if column.protocols is not UNSET and override.protocol is row.protocol is UNSET:
+        terms["protocol"] = column.protocols.get(terms["norm"], "")
+    terms["eps"] = radius_meant(levels)
+    if column.metric == CLEAN:
+        terms |= {"protocol": "", "attack": ""}
+    return Cell(
+        table=name,
+        row=row.id,
+        key=column.name,
+        metric=column.metric,
+        title=column.title,
+        quantity=column.quantity,
+        text=text,
+        value=value,
+        rounding=rounding,
+        spread=spread,
+        also=override.also,
+        method=row.method,
+        union=column.union,
+        note=" ".join(filter(None, (row.note, override.note))),
+        **terms,
+    )

@@ -6,9 +6,10 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, get_args
 
 from robustbench_lite.core.errors import ResultError
+from robustbench_lite.core.schema import Record
 
 Provenance = Literal["verified", "secondary", "memory", "this project"]
 PROVENANCES: Mapping[str, str] = {
@@ -26,7 +27,8 @@ CLEAN = "clean"
 ACCURACIES = ("accuracy", "error")
 """Quantities that `rbl reproduce` measures; an error is 1 - accuracy."""
 
-QUANTITIES = (*ACCURACIES, "auroc", "aupr", "fpr95", "attack_success", "difference")
+Quantity = Literal["accuracy", "error", "auroc", "aupr", "fpr95", "attack_success", "difference"]
+QUANTITIES: tuple[str, ...] = get_args(Quantity)
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,13 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-@dataclass(frozen=True)
-class Relation:
+class Relation(Record, kw_only=True):
     """An order that a source claims, `above` over `below` (row ids) in one column."""
 
-    metric: str
+    metric: str = ""
     above: str
     below: str
-    source: str
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,85 +6,76 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from robustbench_lite.core.errors import ResultError
-from robustbench_lite.leaderboard.results.fields import Fields, shown
+from robustbench_lite.core.schema import shown
 from robustbench_lite.leaderboard.results.radii import read_radius
 from robustbench_lite.leaderboard.results.records import Accuracy, Outcomes
-from robustbench_lite.leaderboard.statistics.accuracy import (
-    packed_outcomes,
-    unpack_labels,
-    wilson_interval,
-)
+from robustbench_lite.leaderboard.results.stored import ProtocolKeys, StoredAttack, StoredResult
+from robustbench_lite.leaderboard.statistics.accuracy import packed_outcomes, unpack_labels
 
 TOLERANCE = 1e-9
-ENCODING = "packbits-base64"
 
 
-def read_accuracy(fields: Fields, n_examples: int) -> Accuracy:
+def refusal(key: str, value: object, need: str) -> ResultError:
+    """The exception for a value that others of the file contradict."""
+    return ResultError(f"{key} is {shown(value)}; need {need}")
+
+
+def check_accuracy(key: str, stored: Accuracy, n_examples: int) -> Accuracy:
     """An accuracy whose value and interval follow from its counts.
 
     Args:
-        fields: the object with `value`, `correct`, `n` and `interval`.
+        key: of the accuracy in it, dotted.
+        stored: as the file has it.
         n_examples: number of examples of the whole result; accuracies are over all of them.
 
     Returns:
-        The accuracy.
+        The accuracy, made of the counts.
 
     Raises:
         ResultError: naming the key that does not follow.
     """
-    value, correct, n = fields.number("value"), fields.integer("correct", 0), fields.integer("n", 1)
+    correct, n = stored.correct, stored.n
     if n != n_examples:
-        raise fields.refuse("n", f"n_examples, which is {n_examples}")
+        raise refusal(f"{key}.n", n, f"n_examples, which is {n_examples}")
     if correct > n:
-        raise fields.refuse("correct", f"at most n, which is {n}")
-    share = correct / n
-    if abs(value - share) > TOLERANCE:
-        raise fields.refuse("value", f"{correct}/{n} = {share}, from its own counts")
-    interval = fields.value("interval")
-    wilson = wilson_interval(correct, n)
-    if not _is_interval(interval, wilson):
-        raise fields.refuse("interval", f"the 95% Wilson interval {list(wilson)}")
-    return Accuracy(value=share, correct=correct, n=n, interval=wilson)
+        raise refusal(f"{key}.correct", correct, f"at most n, which is {n}")
+    exact = Accuracy.of(correct, n)
+    if abs(stored.value - exact.value) > TOLERANCE:
+        need = f"{correct}/{n} = {exact.value}, from its own counts"
+        raise refusal(f"{key}.value", stored.value, need)
+    pairs = zip(stored.interval, exact.interval, strict=True)
+    if stored.interval != exact.interval and any(abs(a - b) > TOLERANCE for a, b in pairs):
+        need = f"the 95% Wilson interval {list(exact.interval)}"
+        raise refusal(f"{key}.interval", list(stored.interval), need)
+    return exact
 
 
-def _is_interval(stored: object, wilson: tuple[float, float]) -> bool:
-    if not isinstance(stored, list) or len(stored) != 2:
-        return False
-    if type(stored[0]) is type(stored[1]) is float and tuple(stored) == wilson:  # nearly always
-        return True
-    return all(
-        isinstance(bound, int | float)
-        and not isinstance(bound, bool)
-        and -1 <= bound <= 2  # before the subtraction: a huge integer has no float
-        and abs(bound - expected) <= TOLERANCE
-        for bound, expected in zip(stored, wilson, strict=True)
-    )
-
-
-def check_eps(fields: Fields) -> float:
+def check_eps(stored: ProtocolKeys) -> float:
     """The radius of a protocol as a number, which has to be what its text says.
 
     Raises:
         ResultError: when `eps` is no fraction or decimal, or `eps_value` is another number.
     """
-    radius = read_radius(fields.text("eps"))
+    radius = read_radius(stored.eps)
     if radius is None:
-        raise fields.refuse("eps", "a fraction or decimal of at least 0, such as '8/255'")
+        need = "a fraction or decimal of at least 0, such as '8/255'"
+        raise refusal("protocol.eps", stored.eps, need)
     exact = float(radius)
-    if abs(fields.number("eps_value") - exact) > TOLERANCE:
-        raise fields.refuse("eps_value", f"{shown(fields.text('eps'))} as a number")
+    if abs(stored.eps_value - exact) > TOLERANCE:
+        need = f"{shown(stored.eps)} as a number"
+        raise refusal("protocol.eps_value", stored.eps_value, need)
     return exact
 
 
 def check_stages(
-    fields: Fields, clean: Accuracy, attack: Accuracy
+    key: str, stored: StoredAttack, clean: Accuracy
 ) -> tuple[tuple[str, Accuracy], ...]:
     """What is left after each stage of a composite attack, which can only fall.
 
     Args:
-        fields: the stored attack; `stages`, an object of accuracies, is optional.
+        key: of the attack in it, dotted.
+        stored: the attack.
         clean: what the first stage started from.
-        attack: what the whole attack left.
 
     Returns:
         Names and accuracies in order; empty when nothing is stored.
@@ -92,33 +83,27 @@ def check_stages(
     Raises:
         ResultError: when a stage leaves more than was there, or less than the whole attack.
     """
-    if fields.data.get("stages") is None:
-        return ()
-    stored = fields.child("stages")
     stages: list[tuple[str, Accuracy]] = []
     standing = clean.correct
-    for name in stored.data:
-        stage = stored.child(name)
-        accuracy = read_accuracy(stage, clean.n)
-        if not attack.correct <= accuracy.correct <= standing:
-            raise stage.refuse(
-                "correct", f"{attack.correct} to {standing}, what the attack and the stage before "
-                "it left"
-            )  # fmt: skip
+    for name, stage in (stored.stages or {}).items():
+        place = f"{key}.stages.{name}"
+        accuracy = check_accuracy(place, stage, clean.n)
+        if not stored.correct <= accuracy.correct <= standing:
+            need = f"{stored.correct} to {standing}, what the attack and the stage before it left"
+            raise refusal(f"{place}.correct", accuracy.correct, need)
         standing = accuracy.correct
         stages.append((name, accuracy))
     return tuple(stages)
 
 
 def check_outcomes(
-    fields: Fields, clean: Accuracy, robust: Accuracy, attacks: Mapping[str, Accuracy]
+    stored: StoredResult, clean: Accuracy, attacks: Mapping[str, Accuracy]
 ) -> Outcomes | None:
     """The packed outcomes of a result, after checking every count against its bits.
 
     Args:
-        fields: the whole result.
+        stored: all of it.
         clean: its clean accuracy.
-        robust: its robust accuracy.
         attacks: stand-alone accuracy of each attack of the protocol.
 
     Returns:
@@ -127,65 +112,58 @@ def check_outcomes(
     Raises:
         ResultError: when a count and its bits, or two counts, cannot both be right.
     """
-    _check_order(fields, clean, robust, attacks)
-    if fields.data.get("outcomes") is None:
+    robust = stored.robust_accuracy.correct
+    _check_order(robust, clean, attacks)
+    outcomes = stored.outcomes
+    if outcomes is None:
         return None
-    stored = fields.child("outcomes")
-    stored.choice("encoding", (ENCODING,))
     # One integer per row of bits: and-ing and counting thousands of them takes microseconds.
-    clean_bytes, clean_bits = _bits(stored, "clean", clean)
+    clean_bytes, clean_bits = _bits("outcomes.clean", outcomes.clean, clean)
     union = clean_bits
-    by_attack = stored.child("attacks")
     packed = {}
     for name, accuracy in attacks.items():
-        packed[name], bits = _bits(by_attack, name, accuracy)
+        key = f"outcomes.attacks.{name}"
+        if name not in outcomes.attacks:
+            raise ResultError(f"missing key {key}")
+        packed[name], bits = _bits(key, outcomes.attacks[name], accuracy)
         if bits & ~clean_bits:
             raise ResultError(
-                f"{fields.source}: {shown(by_attack.path(name))} calls examples robust that are "
-                "wrong when clean; an outcome is 1 only when the example is correct and not broken"
+                f"{key} calls examples robust that are wrong when clean; an outcome is 1 "
+                "only when the example is correct and not broken"
             )
         union &= bits
-    if union.bit_count() != robust.correct:
-        raise ResultError(
-            f"{fields.source}: 'robust_accuracy.correct' is {robust.correct}; need "
-            f"{union.bit_count()}, the examples that no attack breaks in 'outcomes'"
-        )
+    if union.bit_count() != robust:
+        need = f"{union.bit_count()}, the examples that no attack breaks in 'outcomes'"
+        raise refusal("robust_accuracy.correct", robust, need)
     robust_bytes = union.to_bytes(len(clean_bytes), "big")
-    return Outcomes(clean_bytes, packed, robust_bytes, _labels(stored, clean.n))
+    return Outcomes(clean_bytes, packed, robust_bytes, _labels(outcomes.labels, clean.n))
 
 
-def _check_order(
-    fields: Fields, clean: Accuracy, robust: Accuracy, attacks: Mapping[str, Accuracy]
-) -> None:
+def _check_order(robust: int, clean: Accuracy, attacks: Mapping[str, Accuracy]) -> None:
     """Counts alone already bound each other: union <= each attack <= clean, and the union bound."""
     weakest = min(accuracy.correct for accuracy in attacks.values())
     broken = sum(clean.correct - accuracy.correct for accuracy in attacks.values())
     for name, accuracy in attacks.items():
         if accuracy.correct > clean.correct:
-            raise ResultError(
-                f"{fields.source}: {shown(f'attacks.{name}.correct')} is {accuracy.correct}; need "
-                f"at most {clean.correct}, the examples correct when clean"
-            )
+            key = f"attacks.{name}.correct"
+            need = f"at most {clean.correct}, the examples correct when clean"
+            raise refusal(key, accuracy.correct, need)
     least = max(0, clean.correct - broken)
-    if not least <= robust.correct <= weakest:
-        raise ResultError(
-            f"{fields.source}: 'robust_accuracy.correct' is {robust.correct}; need {least} to "
-            f"{weakest}, given the counts of the attacks"
-        )
+    if not least <= robust <= weakest:
+        need = f"{least} to {weakest}, given the counts of the attacks"
+        raise refusal("robust_accuracy.correct", robust, need)
 
 
-def _bits(fields: Fields, name: str, accuracy: Accuracy) -> tuple[bytes, int]:
+def _bits(key: str, text: str, accuracy: Accuracy) -> tuple[bytes, int]:
     """Packed outcomes that add up to the stored count, also as one integer."""
-    text = fields.text(name)
     try:
         packed = packed_outcomes(text, accuracy.n)
     except ValueError as error:
-        raise ResultError(f"{fields.source}: {shown(fields.path(name))}: {error}") from error
+        raise ResultError(f"{key}: {error}") from error
     bits = int.from_bytes(packed, "big")
     if bits.bit_count() != accuracy.correct:
         raise ResultError(
-            f"{fields.source}: {shown(fields.path(name))} holds {bits.bit_count()} ones; need "
-            f"{accuracy.correct}, the stored count"
+            f"{key} holds {bits.bit_count()} ones; need {accuracy.correct}, the stored count"
         )
     return packed, bits
 
@@ -196,12 +174,9 @@ def _packed_labels(text: str, n: int) -> bytes:
     return unpack_labels(text, n).tobytes()
 
 
-def _labels(fields: Fields, n: int) -> bytes | None:
+def _labels(text: str | None, n: int) -> bytes | None:
     """Stored labels as little-endian uint16."""
-    if fields.data.get("labels") is None:
-        return None
-    text = fields.text("labels")
     try:
-        return _packed_labels(text, n)
+        return None if text is None else _packed_labels(text, n)
     except ValueError as error:
-        raise ResultError(f"{fields.source}: {shown(fields.path('labels'))}: {error}") from error
+        raise ResultError(f"outcomes.labels: {error}") from error

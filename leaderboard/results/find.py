@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustbench_lite.core.errors import ResultError
 
-FILE_NAME = "result.json"
+RESULT_FILE = "result.json"
 
 
 def find_results(paths: Iterable[str | Path]) -> list[Path]:
@@ -76,7 +76,7 @@ def _files_below(folder: str, refuse: Callable[[ResultError], None]) -> Iterator
             refuse(problem)
             continue
         waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
-        for name in [entry for entry in found if entry.name == FILE_NAME and not entry.is_dir()]:
+        for name in [entry for entry in found if entry.name == RESULT_FILE and not entry.is_dir()]:
             if name.is_symlink():
                 yield os.path.realpath(name.path), name.path
             else:

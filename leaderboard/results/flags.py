@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct, defstruct
 
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.core.flag_rules import (
@@ -13,23 +15,53 @@ from robustbench_lite.core.flag_rules import (
     WHITE_BOX,
     may_raise,
 )
-from robustbench_lite.leaderboard.results.fields import Fields
+from robustbench_lite.core.schema import Count, structured
+from robustbench_lite.leaderboard.results.consistency import TOLERANCE, refusal
 from robustbench_lite.leaderboard.results.records import AttackResult, Flag, Outcomes, ProtocolInfo
 
-TOLERANCE = 1e-9
-MOST_POINTS = 2**53  # beyond any data set; keeps the arithmetic exact
-_RULES = {flag.name: flag for flag in FLAGS}
+_NAMES = [rule.name for rule in FLAGS]
 
 
-def read_flags(fields: Fields, protocol: ProtocolInfo) -> tuple[tuple[Flag, ...], tuple[str, ...]]:
-    """The flags that the stored checks raise, which have to be those that the file names.
+class Check(Struct, frozen=True):
+    """What a check measured, and on how many examples."""
 
-    A check that the file does not hold (results of older versions have fewer, or bare values) can
-    raise nothing; a stored flag without its check is kept, for it only speaks against the result.
+    value: float
+    points: Count
+
+
+Checks = Mapping[str, Check]
+_Checks = defstruct("_Checks", [(name, Check | float | None, None) for name in _NAMES])
+
+
+def read_checks(stored: Mapping[str, object]) -> Checks:
+    """The checks of a result by which flags are raised today; others are left out.
+
+    Older versions have fewer, or bare values, which do not say on how many examples they were
+    measured: such a check counts as missing.
 
     Args:
-        fields: the whole result.
-        protocol: its protocol.
+        stored: its `checks`.
+
+    Raises:
+        ResultError: for a check that is neither a number nor a value with its points.
+    """
+    checks = structured(_Checks, stored, "", where="checks", error=ResultError)
+    found = {name: getattr(checks, name) for name in _NAMES}
+    return {name: check for name, check in found.items() if isinstance(check, Check)}
+
+
+def read_flags(
+    stored: Sequence[Flag], checks: Checks, *, passes: int
+) -> tuple[tuple[Flag, ...], tuple[str, ...]]:
+    """The flags that the stored checks raise, which have to be those that the file names.
+
+    A check that the file does not hold can raise nothing; a stored flag without its check is kept,
+    for it only speaks against the result.
+
+    Args:
+        stored: its flags.
+        checks: of `read_checks`.
+        passes: of its protocol.
 
     Returns:
         The flags, and the names of the checks that the file should hold and does not.
@@ -37,85 +69,44 @@ def read_flags(fields: Fields, protocol: ProtocolInfo) -> tuple[tuple[Flag, ...]
     Raises:
         ResultError: when a flag was left out, added or changed; it names the flag.
     """
-    checks = fields.optional_child("checks")
-    if fields.data.get("flags") == [] and _all_below(checks.data):  # nearly always
-        return (), ()
-    values, missing = _checks(checks)
-    stored = {flag.name: flag for flag in map(_flag, fields.children("flags"))}
+    named = {flag.name: flag for flag in stored}
     raised = []
-    for name, (value, points) in values.items():
-        rule = _RULES[name]
-        if may_raise(rule, passes=protocol.passes) and rule.is_raised_by(value, points):
-            flag = Flag(name, value, rule.threshold, rule.meaning, rule.follow_up)
-            _check_named(fields, stored.pop(name, None), flag)
+    for rule in FLAGS:
+        check = checks.get(rule.name)
+        if check is None or not may_raise(rule, passes=passes):
+            continue
+        if rule.is_raised_by(check.value, check.points):
+            flag = Flag(rule.name, check.value, rule.threshold, rule.meaning, rule.follow_up)
+            _check_named(named.pop(rule.name, None), flag)
             raised.append(flag)
-    for name in stored:
-        if name in values:
+    for name in named:
+        if name in checks:
             raise ResultError(
-                f"{fields.source}: 'flags' names {name}, but its check, which is "
-                f"{values[name][0]:.4g}, does not raise it; evaluate again"
+                f"'flags' names {name}, but its check, which is {checks[name].value:.4g}, "
+                "does not raise it; evaluate again"
             )
-    return (*raised, *stored.values()), missing
+    missing = tuple(name for name in _NAMES if name not in checks)
+    return (*raised, *named.values()), missing
 
 
-def _all_below(checks: Mapping[str, object]) -> bool:
-    """Whether every check is there, well formed and not above its threshold: the fast answer."""
-    for name, rule in _RULES.items():
-        check = checks.get(name)
-        if type(check) is not dict:
-            return False
-        value, points = check.get("value"), check.get("points")
-        if type(value) is not float or type(points) is not int:
-            return False
-        if not value <= rule.threshold or not 0 <= points <= MOST_POINTS:
-            return False
-    return True
-
-
-def _check_named(fields: Fields, stored: Flag | None, flag: Flag) -> None:
+def _check_named(stored: Flag | None, flag: Flag) -> None:
     """A flag that its check raises stands among the stored ones, with the check's value."""
     if stored is None:
         raise ResultError(
-            f"{fields.source}: 'flags' leaves out {flag.name}: its check is {flag.value:.4g}, "
-            f"above {flag.threshold:.4g}; evaluate again"
+            f"'flags' leaves out {flag.name}: its check is {flag.value:.4g}, above "
+            f"{flag.threshold:.4g}; evaluate again"
         )
     if stored.value is None or flag.value is None or abs(stored.value - flag.value) > TOLERANCE:
         raise ResultError(
-            f"{fields.source}: the value of flag {flag.name} is {stored.value}; need "
-            f"{flag.value}, from 'checks'"
+            f"the value of flag {flag.name} is {stored.value}; need {flag.value}, from 'checks'"
         )
 
 
-def _checks(stored: Fields) -> tuple[dict[str, tuple[float, int]], tuple[str, ...]]:
-    """Value and points of each check, and the names of those that are not there."""
-    values: dict[str, tuple[float, int]] = {}
-    missing = []
-    for name in _RULES:
-        check = stored.data.get(name)
-        if check is None or type(check) in (int, float):  # bare values: older versions
-            missing.append(name)
-            continue
-        one = stored.child(name)
-        values[name] = one.number("value"), one.integer("points", 0, MOST_POINTS)
-    return values, tuple(missing)
-
-
-def _flag(fields: Fields) -> Flag:
-    return Flag(
-        name=fields.text("name"),
-        value=fields.optional_number("value"),
-        threshold=fields.optional_number("threshold"),
-        meaning=fields.optional_text("meaning"),
-        follow_up=fields.optional_text("follow_up"),
-    )
-
-
 def check_black_box(
-    fields: Fields,
+    checks: Checks,
     protocol: ProtocolInfo,
     attacks: Mapping[str, AttackResult],
     outcomes: Outcomes | None,
-    n: int,
 ) -> None:
     """The check of the black-box attacks follows from the outcomes, or lies in a range that does.
 
@@ -123,30 +114,28 @@ def check_black_box(
     Square broke: that bounds the value.
 
     Args:
-        fields: the whole result.
+        checks: of `read_checks`.
         protocol: its protocol.
         attacks: its attacks.
         outcomes: per example; nothing is checked without them.
-        n: number of examples.
 
     Raises:
         ResultError: when the stored value is impossible.
     """
-    if outcomes is None or not protocol.may_hold_black_box:
-        return
-    checks = fields.optional_child("checks")
-    if type(checks.data.get(BLACK_BOX_FLAG)) is not dict:
+    check = checks.get(BLACK_BOX_FLAG)
+    if outcomes is None or check is None or not protocol.may_hold_black_box:
         return
     bounds = _black_box_range(protocol, attacks, outcomes)
     if bounds is None:
         return
     least, most = bounds
-    check = checks.child(BLACK_BOX_FLAG)
-    if check.integer("points", 0) != n:
-        raise check.refuse("points", f"n_examples, which is {n}")
-    if not least - TOLERANCE <= check.number("value") * n <= most + TOLERANCE:
+    key, n = f"checks.{BLACK_BOX_FLAG}", attacks[protocol.attacks[0].name].accuracy.n
+    if check.points != n:
+        raise refusal(f"{key}.points", check.points, f"n_examples, which is {n}")
+    if not least - TOLERANCE <= check.value * n <= most + TOLERANCE:
         count = f"{least}" if least == most else f"{least} to {most}"
-        raise check.refuse("value", f"{count} of {n} examples, from 'outcomes'")
+        need = f"{count} of {n} examples, from 'outcomes'"
+        raise refusal(f"{key}.value", check.value, need)
 
 
 def _black_box_range(

@@ -6,38 +6,35 @@ import gc
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import orjson
-
 from robustbench_lite.core.errors import ResultError
+from robustbench_lite.core.schema import from_json, shown
 from robustbench_lite.leaderboard.results.consistency import (
+    check_accuracy,
     check_outcomes,
     check_stages,
-    read_accuracy,
+    refusal,
 )
-from robustbench_lite.leaderboard.results.fields import Fields, shown
-from robustbench_lite.leaderboard.results.find import FILE_NAME, find_results, found_files
-from robustbench_lite.leaderboard.results.flags import check_black_box, read_flags
+from robustbench_lite.leaderboard.results.find import RESULT_FILE, find_results, found_files
+from robustbench_lite.leaderboard.results.flags import check_black_box, read_checks, read_flags
 from robustbench_lite.leaderboard.results.protocol import read_protocol
 from robustbench_lite.leaderboard.results.records import (
     FLAGGED,
     MEASURED,
     Accuracy,
     AttackResult,
-    DatasetInfo,
-    ModelInfo,
     ProtocolInfo,
     Result,
 )
+from robustbench_lite.leaderboard.results.stored import StoredAttack, StoredResult, Versioned
 from robustbench_lite.leaderboard.results.stored_bytes import is_sealed, read_bytes
 from robustbench_lite.leaderboard.results.submitted import SUBMITTED, is_rechecked, is_submission
 
 __all__ = [
-    "FILE_NAME",
     "SCHEMA_VERSION",
     "Result",
     "find_results",
@@ -49,7 +46,6 @@ __all__ = [
 SCHEMA_VERSION = 2
 SEALED_SCHEMA = 2  # since it results carry a checksum, and the status in today's words
 STORED_STATUS = {1: ("verified", "unverified"), 2: (MEASURED, FLAGGED)}  # without and with flags
-MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
 
 logger = logging.getLogger(__name__)
 Loaded = TypeVar("Loaded")
@@ -78,11 +74,17 @@ def load_result(path: str | Path) -> Result:
     except ResultError:
         if not os.path.isdir(file):
             raise
-        file = os.path.join(file, FILE_NAME)
+        file = os.path.join(file, RESULT_FILE)
         content = read_bytes(file)
     sealed = is_sealed(file, content)
+    version = from_json(Versioned, content, file, error=ResultError).schema_version
+    _check_version(file, version, sealed=sealed)
+    stored = from_json(StoredResult, content, file, error=ResultError)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    return _result(Fields(_parse(file, content), file), digest, sealed=sealed)
+    try:
+        return _result(file, stored, version, digest)
+    except ResultError as error:
+        raise ResultError(f"{file}: {error}") from None
 
 
 def load_results(paths: Iterable[str | Path]) -> list[Result]:
@@ -136,51 +138,41 @@ def load_readable(paths: Iterable[str | Path], load: Callable[[Path], Loaded]) -
     return loaded
 
 
-def _parse(file: str, content: bytes) -> object:
-    """The JSON value of a file; NaN, numbers beyond a double and lone surrogates are refused."""
-    try:
-        data: object = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise ResultError(f"{file}: not JSON: {error}") from None
-    return data
-
-
-def _result(fields: Fields, file_hash: str, *, sealed: bool) -> Result:
-    version = _schema(fields, sealed=sealed)
-    n = fields.integer("n_examples", 1, MOST_EXAMPLES)
-    examples = fields.child("examples")
-    if examples.integer("count", 1) != n:
-        raise examples.refuse("count", f"n_examples, which is {n}")
-    protocol = read_protocol(fields.child("protocol"))
-    clean = read_accuracy(fields.child("clean_accuracy"), n)
-    robust = read_accuracy(fields.child("robust_accuracy"), n)
-    attacks = _attacks(fields, protocol, clean)
+def _result(file: str, stored: StoredResult, version: int, file_hash: str) -> Result:
+    n, examples = stored.n_examples, stored.examples
+    if examples.count != n:
+        raise refusal("examples.count", examples.count, f"n_examples, which is {n}")
+    protocol = read_protocol(stored.protocol)
+    clean = check_accuracy("clean_accuracy", stored.clean_accuracy, n)
+    robust = check_accuracy("robust_accuracy", stored.robust_accuracy, n)
+    attacks = _attacks(stored.attacks, protocol, clean)
     by_attack = {name: attack.accuracy for name, attack in attacks.items()}
-    outcomes = check_outcomes(fields, clean, robust, by_attack)
-    checks = fields.optional_child("checks").data
-    if outcomes is None and not checks:
+    outcomes = check_outcomes(stored, clean, by_attack)
+    if outcomes is None and not stored.checks:
         raise ResultError(
-            f"{fields.source}: holds neither 'outcomes' nor 'checks', so nothing in it can be "
-            "counted again; evaluate again"
+            "holds neither 'outcomes' nor 'checks', so nothing in it can be counted "
+            "again; evaluate again"
         )
-    check_black_box(fields, protocol, attacks, outcomes, n)
-    flags, unchecked = read_flags(fields, protocol)
-    _check_status(fields, version, flagged=bool(flags))
-    model = _model(fields.child("model"))
-    submitted = is_submission(fields.source, model.kind)
-    rechecked = submitted and is_rechecked(fields.source, file_hash, robust.correct)
+    checks = read_checks(stored.checks or {})
+    check_black_box(checks, protocol, attacks, outcomes)
+    flags, unchecked = read_flags(stored.flags, checks, passes=protocol.passes)
+    status = STORED_STATUS[version][bool(flags)]
+    if stored.status != status:
+        raise refusal("status", stored.status, f"'{status}', from the flags")
+    submitted = is_submission(file, stored.model.kind)
+    rechecked = submitted and is_rechecked(file, file_hash, robust.correct)
     return Result(
-        name=fields.text("name"),
-        defense=fields.optional_text("defense"),
-        architecture=fields.optional_text("architecture"),
-        parameters=fields.integer("parameters", 0),
-        extra_data=fields.optional_truth("extra_data"),
-        dataset=_dataset(fields.child("dataset")),
-        model=model,
+        name=stored.name,
+        defense=stored.defense or "",
+        architecture=stored.architecture or "",
+        parameters=stored.parameters,
+        extra_data=stored.extra_data,
+        dataset=stored.dataset,
+        model=stored.model,
         protocol=protocol,
         n_examples=n,
-        first_example=examples.integer("first", 0),
-        seed=fields.integer("seed", 0),
+        first_example=examples.first,
+        seed=stored.seed,
         clean_accuracy=clean,
         robust_accuracy=robust,
         attacks=attacks,
@@ -188,82 +180,49 @@ def _result(fields: Fields, file_hash: str, *, sealed: bool) -> Result:
         flags=(*flags, SUBMITTED) if submitted and not rechecked else flags,
         rechecked=rechecked,
         unchecked=unchecked,
-        environment=fields.child("environment").data,
-        git_commit=fields.optional_text("git_commit"),
-        settings=fields.optional_child("settings").data,
-        checks=checks,
-        examples_hash=_examples_hash(fields),
+        environment=stored.environment,
+        git_commit=stored.git_commit or "",
+        settings=stored.settings or {},
+        checks=stored.checks or {},
+        examples_hash=(stored.examples_sha256 or "").removeprefix("sha256:"),
         file_hash=file_hash,
     )
 
 
-def _schema(fields: Fields, *, sealed: bool) -> int:
-    version = fields.value("schema_version")
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise fields.refuse("schema_version", f"1 to {SCHEMA_VERSION}")
+def _check_version(file: str, version: int, *, sealed: bool) -> None:
     if version > SCHEMA_VERSION:
         raise ResultError(
-            f"{fields.source}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
+            f"{file}: schema_version {shown(version)} is newer than {SCHEMA_VERSION}, the newest "
             "this version reads: upgrade robustbench_lite"
         )
     if version >= SEALED_SCHEMA and not sealed:
         raise ResultError(
-            f"{fields.source}: has no checksum at its end, as schema_version {version} has: it was "
-            "cut or edited; restore the file, or write it anew with the command that made it"
+            f"{file}: has no checksum at its end, as schema_version {version} has: it was cut or "
+            "edited; restore the file, or write it anew with the command that made it"
         )
-    return version
 
 
-def _check_status(fields: Fields, version: int, *, flagged: bool) -> None:
-    """The stored word follows from the flags; what is shown is derived again (`Result.status`)."""
-    allowed = STORED_STATUS[version]
-    if fields.choice("status", allowed) != allowed[flagged]:
-        raise fields.refuse("status", f"'{allowed[flagged]}', from the flags")
-
-
-def _examples_hash(fields: Fields) -> str:
-    """As `examples_sha256` says, without the algorithm's name; empty in results that lack it."""
-    if fields.data.get("examples_sha256") is None:
-        return ""
-    return fields.text("examples_sha256").removeprefix("sha256:")
-
-
-def _dataset(fields: Fields) -> DatasetInfo:
-    return DatasetInfo(
-        name=fields.text("name"),
-        split=fields.text("split"),
-        hash=fields.text("hash"),
-        canonical=fields.optional_truth("canonical"),
-    )
-
-
-def _model(fields: Fields) -> ModelInfo:
-    return ModelInfo(
-        kind=fields.choice("kind", ("checkpoint", "factory", "submission")),
-        hash=fields.text("hash"),
-        selection=fields.optional_text("selection"),
-    )
-
-
-def _attacks(fields: Fields, protocol: ProtocolInfo, clean: Accuracy) -> dict[str, AttackResult]:
+def _attacks(
+    stored: Mapping[str, StoredAttack], protocol: ProtocolInfo, clean: Accuracy
+) -> dict[str, AttackResult]:
     """Results per attack, in protocol order; exactly the attacks of the protocol."""
-    stored = fields.child("attacks")
     names = [attack.name for attack in protocol.attacks]
-    for name in stored.data:
+    for name in stored:
         if name not in names:
             raise ResultError(
-                f"{fields.source}: {shown(stored.path(name))} is no attack of the protocol, "
-                f"which has {shown(', '.join(names))}"
+                f"attacks.{name} is no attack of the protocol, which has {shown(', '.join(names))}"
             )
     attacks = {}
     for name in names:
-        attack = stored.child(name)
-        accuracy = read_accuracy(attack, clean.n)
+        key = f"attacks.{name}"
+        if name not in stored:
+            raise ResultError(f"missing key {key}")
+        attack = stored[name]
         attacks[name] = AttackResult(
-            accuracy=accuracy,
-            forwards=attack.cost("forwards"),
-            backwards=attack.cost("backwards"),
-            stages=check_stages(attack, clean, accuracy),
+            accuracy=check_accuracy(key, attack, clean.n),
+            forwards=attack.forwards or 0.0,
+            backwards=attack.backwards or 0.0,
+            stages=check_stages(key, attack, clean),
         )
     return attacks
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
 
 from robustbench_lite.core.flag_rules import AUTOATTACK, BLACK_BOX
+from robustbench_lite.core.schema import Count, Finite, Text
+from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
 # The status of a row. Only the first two may hold a rank.
 MEASURED = "measured"  # no flag; whoever ran it
@@ -17,34 +25,41 @@ RANKED = (MEASURED, VERIFIED)
 STATUSES = (*RANKED, FLAGGED, REPORTED)
 
 
-@dataclass(frozen=True)
-class Accuracy:
+class Accuracy(msgspec.Struct, frozen=True):
     """A fraction of examples with its counts and 95% Wilson interval."""
 
-    value: float
-    correct: int
-    n: int
+    value: Finite
+    correct: Count
+    n: Annotated[int, Meta(ge=1)]
     interval: tuple[float, float]
 
+    @classmethod
+    def of(cls, correct: int, n: int) -> Accuracy:
+        """The accuracy that follows from its counts."""
+        return Accuracy(correct / n, correct, n, wilson_interval(correct, n))
 
-@dataclass(frozen=True)
-class DatasetInfo:
+    @classmethod
+    def of_outcomes(cls, outcomes: NDArray[np.bool_]) -> Accuracy:
+        """The accuracy of some examples, from one boolean each."""
+        return cls.of(int(outcomes.sum()), len(outcomes))
+
+
+class DatasetInfo(msgspec.Struct, frozen=True):
     """The pixels evaluated: name, split, content hash, and whether that hash is the canonical one
     (None when no canonical hash is known)."""
 
-    name: str
-    split: str
-    hash: str
+    name: Text
+    split: Text
+    hash: Text
     canonical: bool | None
 
 
-@dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(msgspec.Struct, frozen=True):
     """The network evaluated: where it came from, hash of its weights, how its epoch was chosen."""
 
-    kind: str
-    hash: str
-    selection: str
+    kind: Literal["checkpoint", "factory", "submission"]
+    hash: Text
+    selection: str | None
 
 
 @dataclass(frozen=True)
@@ -104,11 +119,10 @@ class AttackResult:
     stages: tuple[tuple[str, Accuracy], ...]
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True):
     """A raised warning: the value measured, the threshold it passed, what it means, what to run."""
 
-    name: str
+    name: Text
     value: float | None
     threshold: float | None
     meaning: str

@@ -6,10 +6,10 @@ import hashlib
 import logging
 import os
 
-import orjson
+from msgspec import Struct
 
 from robustbench_lite.core.errors import ResultError
-from robustbench_lite.leaderboard.results.fields import Fields
+from robustbench_lite.core.schema import Count, from_json
 from robustbench_lite.leaderboard.results.records import Flag
 from robustbench_lite.leaderboard.results.stored_bytes import is_sealed, read_bytes
 
@@ -26,6 +26,14 @@ SUBMITTED = Flag(
 )
 
 logger = logging.getLogger(__name__)
+
+
+class Verification(Struct, frozen=True):
+    """What `verification.json` says: hashes of the result and of the entry, size of the sample."""
+
+    result: str
+    entry: str
+    k: Count
 
 
 def is_submission(file: str, kind: str) -> bool:
@@ -50,29 +58,19 @@ def is_rechecked(file: str, file_hash: str, robust: int) -> bool:
         False without a `verification.json` of these very bytes, of this `entry.json` and of a
         sample large enough. A note that cannot be read counts as none; a warning says so.
     """
-    note = _beside(file, VERIFICATION_FILE)
-    if not os.path.lexists(note):
+    file = _beside(file, VERIFICATION_FILE)
+    if not os.path.lexists(file):
         return False
     try:
-        fields = _note(note)
+        content = read_bytes(file, most=MOST_BYTES)
+        is_sealed(file, content)
+        note = from_json(Verification, content, file, error=ResultError)
         entry = read_bytes(_beside(file, ENTRY_FILE), most=MOST_BYTES)
-        same = (
-            f"sha256:{fields.text('result')}" == file_hash
-            and fields.text("entry") == hashlib.sha256(entry).hexdigest()
-        )
-        return same and fields.integer("k", 0) >= min(LEAST_SAMPLE, robust)
     except ResultError as error:
         logger.warning("%s; the row counts as not verified until `rbl verify` is run again", error)
         return False
-
-
-def _note(file: str) -> Fields:
-    content = read_bytes(file, most=MOST_BYTES)
-    is_sealed(file, content)
-    try:
-        return Fields(orjson.loads(content), file)
-    except orjson.JSONDecodeError as error:
-        raise ResultError(f"{file}: not JSON: {error}") from None
+    same = f"sha256:{note.result}" == file_hash and note.entry == hashlib.sha256(entry).hexdigest()
+    return same and note.k >= min(LEAST_SAMPLE, robust)
 
 
 def _beside(file: str, name: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Z_95 = 1.959963984540054  # the standard normal's quantile at 0.975
+LEVEL = 0.05  # of a test: a smaller p-value is more than chance
 
 
 class AccuracyRecord(TypedDict):

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.leaderboard.results.records import Accuracy, Outcomes, Result
 from robustbench_lite.leaderboard.statistics.accuracy import (
+    LEVEL,
     holm_rejects,
     mcnemar_p_values,
     outcome_array,
-    wilson_interval,
 )
 
-LEVEL = 0.05
-CLEAN, WORST_CASE = "Clean", "Worst case"
+CLEAN_TITLE, WORST_CASE = "Clean", "Worst case"
 
 Outcome = NDArray[np.bool_]
 Labels = NDArray[np.uint16]
@@ -155,9 +154,9 @@ def _columns(result: Result, outcomes: Outcomes) -> dict[str, Outcome]:
     """Outcomes under the title of each column; two attacks of one title carry their names."""
     n, specs = result.n_examples, result.protocol.attacks
     titles = [spec.title for spec in specs]
-    columns = {CLEAN: outcome_array(outcomes.clean, n)}
+    columns = {CLEAN_TITLE: outcome_array(outcomes.clean, n)}
     for spec in specs:
-        once = titles.count(spec.title) == 1 and spec.title not in (CLEAN, WORST_CASE)
+        once = titles.count(spec.title) == 1 and spec.title not in (CLEAN_TITLE, WORST_CASE)
         title = spec.title if once else f"{spec.title} ({spec.name})"
         columns[title] = outcome_array(outcomes.attacks[spec.name], n)
     return {**columns, WORST_CASE: outcome_array(outcomes.robust, n)}
@@ -195,11 +194,5 @@ def _classes(labels: Labels, ours: Outcome, theirs: Outcome) -> tuple[Pair, ...]
 def _pair(title: str, ours: Outcome, theirs: Outcome) -> Pair:
     only_a, only_b = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p_value = float(mcnemar_p_values(only_a, only_b))
-    return Pair(
-        title, _accuracy(ours), _accuracy(theirs), only_a, only_b, p_value, p_value <= LEVEL
-    )
-
-
-def _accuracy(outcomes: Outcome) -> Accuracy:
-    correct, n = int(outcomes.sum()), len(outcomes)
-    return Accuracy(correct / n, correct, n, wilson_interval(correct, n))
+    a, b = map(Accuracy.of_outcomes, (ours, theirs))
+    return Pair(title, a, b, only_a, only_b, p_value, p_value <= LEVEL)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.leaderboard.results.load import load_result
 from robustbench_lite.leaderboard.results.records import Accuracy, Result
-from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -238,9 +237,9 @@ def per_class(
         ]
         return ClassSet(
             present,
-            _accuracy(clean[inside]),
-            _accuracy(robust[inside]),
-            {name: _accuracy(outcomes[inside]) for name, outcomes in attacks.items()},
+            Accuracy.of_outcomes(clean[inside]),
+            Accuracy.of_outcomes(robust[inside]),
+            {name: Accuracy.of_outcomes(outcomes[inside]) for name, outcomes in attacks.items()},
             *means,
         )
 
@@ -254,11 +253,6 @@ def per_class(
             f"({', '.join(map(str, sorted(under)))}): evaluate more examples or choose others"
         )
     return PerClass(result, classes, overall, rare, well)
-
-
-def _accuracy(outcomes: Outcomes) -> Accuracy:
-    correct, n = int(outcomes.sum()), len(outcomes)
-    return Accuracy(correct / n, correct, n, wilson_interval(correct, n))
 
 
 def _read(file: Path, result: Result) -> pd.DataFrame:

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_lite.leaderboard.results.records import FLAGGED, REPORTED, VERIFIED, Result
-from robustbench_lite.leaderboard.statistics.accuracy import holm_rejects, mcnemar_p_values
+from robustbench_lite.leaderboard.statistics.accuracy import LEVEL, holm_rejects, mcnemar_p_values
 
-LEVEL = 0.05
 UNRANKED = "–"
 
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 CHECKSUM = "checksum"
 LINE_CHECKSUM = "sha256_16"
@@ -90,6 +91,21 @@ def check_line(line: str) -> None:
         return
     if hashlib.sha256(line[: found.start()].encode()).hexdigest()[:16] != found[1]:
         raise ChecksumError("the content does not fit its checksum: damaged or edited")
+
+
+def protocol_hash(data: Mapping[str, Any]) -> str:
+    """The content hash of a protocol, as `result.json` stores it.
+
+    Args:
+        data: the protocol as plain JSON data. Its hash and the attacks' titles are left out.
+
+    Returns:
+        `"sha256:..."`.
+    """
+    attacks = [{key: one[key] for key in one if key != "title"} for one in data["attacks"]]
+    kept = {key: value for key, value in data.items() if key != "hash"}
+    text = json.dumps({**kept, "attacks": attacks}, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

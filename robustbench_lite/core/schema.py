@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, UnsetType
 
 from robustbench_lite.core.errors import InputError
 
@@ -48,7 +48,7 @@ _KINDS = {
 }
 _LIMITS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
 _MISSING = re.compile(r"Object missing required field `(.*)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _EXPECTED = re.compile(r"Expected `([^`]*)`(.*)")
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 
@@ -69,7 +69,7 @@ def structured(
     source: str,
     *,
     where: str = "",
-    error: type[InputError] = InputError,
+    error: type[ValueError] = InputError,
     strict: bool = True,
     hook: Callable[[type, Any], Any] | None = None,
 ) -> T:
@@ -96,7 +96,7 @@ def structured(
 
 
 def from_json(
-    kind: type[T], content: bytes, source: str, *, error: type[InputError] = InputError
+    kind: type[T], content: bytes, source: str, *, error: type[ValueError] = InputError
 ) -> T:
     """A record of the bytes of a JSON file; see `structured`. NaN and Infinity are no JSON."""
     try:
@@ -104,7 +104,7 @@ def from_json(
             return msgspec.json.decode(content, type=kind)
         except msgspec.ValidationError as refusal:
             words = _explained(kind, msgspec.json.decode(content), "", str(refusal))
-    except (msgspec.DecodeError, RecursionError) as refusal:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as refusal:
         raise error(f"{source} is no valid JSON: {refusal}") from None
     raise error(f"{source}: {words}")
 
@@ -125,7 +125,7 @@ def _explained(kind: Any, data: Any, where: str, refusal: str) -> str:
     steps = [key or place for key, place in _STEP.findall(path)]
     kind, data, where = _followed(kind, data, where, steps)
     if found := _MISSING.fullmatch(what):
-        return f"missing key {_joined(where, found[1])}"
+        return f"missing key {dotted(where, found[1])}"
     if found := _UNKNOWN.fullmatch(what):
         return _unknown(kind, where, found[1])
     value = f"{where or 'the file'} is {shown(data)}"
@@ -144,7 +144,7 @@ def _unknown(kind: Any, where: str, key: str) -> str:
     known = list(_fields(_bare(kind)))
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
-    return f"unknown key {_joined(where, key)}; {hint}"
+    return f"unknown key {dotted(where, key)}; {hint}"
 
 
 def _stray(kind: Any, data: Any, where: str) -> str:
@@ -156,25 +156,31 @@ def _stray(kind: Any, data: Any, where: str) -> str:
     for key, value in data.items():
         if key not in fields:
             return _unknown(kind, where, str(key))
-        if found := _stray(fields[key], value, _joined(where, key)):
+        if found := _stray(fields[key], value, dotted(where, key)):
             return found
     return ""
 
 
-def _joined(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
+def dotted(where: str, key: str) -> str:
+    """The dotted name of a key below another, on one line whatever stands in the key."""
+    text = ascii(key)[1:-1]
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{where}.{text}" if where else text
 
 
 def _followed(kind: Any, data: Any, where: str, steps: Sequence[str]) -> tuple[Any, Any, str]:
     """Type, value and dotted key at the end of a path; `...` stands for the key that is wrong."""
     for step in steps:
         kind = _inner(kind, step)
-        if step == "...":
-            step = next(str(key) for key, value in data.items() if not _fits(kind, key, value))
-        if isinstance(data, Mapping):
-            data, where = data[step], _joined(where, step)
-        else:
+        if step == "..." and isinstance(data, Mapping):
+            wrong = (str(key) for key, value in data.items() if not _fits(kind, key, value))
+            step = next(wrong, step)
+        if isinstance(data, Mapping) and step in data:
+            data, where = data[step], dotted(where, step)
+        elif isinstance(data, list | tuple) and step.isdigit() and int(step) < len(data):
             data, where = data[int(step)], f"{where}[{step}]"
+        else:
+            break  # an unknown key that looks like the end of a message
     return kind, data, where
 
 
@@ -187,12 +193,12 @@ def _fits(kind: Any, key: object, value: object) -> bool:
 
 
 def _bare(kind: Any) -> Any:
-    """A type without its constraints, and without `None` beside it."""
+    """A type without its constraints, and without `None` or `UNSET` beside it."""
     while True:
         if typing.get_origin(kind) is Annotated:
             kind = typing.get_args(kind)[0]
         elif typing.get_origin(kind) in (typing.Union, UnionType):
-            others = [one for one in typing.get_args(kind) if one is not NoneType]
+            others = [one for one in typing.get_args(kind) if one not in (NoneType, UnsetType)]
             if len(others) != 1:
                 return kind
             kind = others[0]

@@ -22,6 +22,8 @@ from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.evaluation.ledger import Ledger, read_header
 from robustbench_lite.evaluation.progress_bar import evaluation_bar
+from robustbench_lite.leaderboard.results.find import RESULT_FILE
+from robustbench_lite.leaderboard.results.submitted import ENTRY_FILE
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, file_hash, read_manifest
 from robustbench_lite.submission.network import load_network
@@ -30,8 +32,6 @@ from robustbench_lite.submission.review import RunOptions
 if TYPE_CHECKING:
     from robustbench_lite.submission.manifest import Manifest
 
-ENTRY_FILE = "entry.json"
-RESULT_FILE = "result.json"
 EVIDENCE = "evidence"
 SCHEMA_VERSION = 1
 SEED = 0  # everybody's: a choice of seeds is a choice of rows

@@ -17,17 +17,11 @@ from robustbench_lite.core.provenance import current_versions
 from robustbench_lite.core.storage import write_json
 from robustbench_lite.datasets import Split, load_split
 from robustbench_lite.leaderboard import load_result
+from robustbench_lite.leaderboard.results.find import RESULT_FILE
 from robustbench_lite.leaderboard.results.records import Result
-from robustbench_lite.leaderboard.results.submitted import VERIFICATION_FILE
+from robustbench_lite.leaderboard.results.submitted import ENTRY_FILE, VERIFICATION_FILE
 from robustbench_lite.leaderboard.statistics.accuracy import pack_labels
-from robustbench_lite.submission.entry import (
-    ENTRY_FILE,
-    EVIDENCE,
-    RESULT_FILE,
-    SEED,
-    read_entry,
-    whole_manifest,
-)
+from robustbench_lite.submission.entry import EVIDENCE, SEED, read_entry, whole_manifest
 from robustbench_lite.submission.findings import Finding, as_records, from_records, verdict
 from robustbench_lite.submission.isolation import Limits, run_isolated
 from robustbench_lite.submission.manifest import CODE, FILE, WEIGHTS, Manifest, file_hash

@@ -52,6 +52,12 @@ def test_a_record_is_read_from_data_and_from_json():
             "f: unknown key inner.zzz; known: steps, loss, name, weights, mean, rest",
         ),
         (5, "f: inner is 5; need a table"),
+        ({"weights": {"a\nb\x1b": 1, "0": ""}}, "f: inner.weights.0 is ''; need a finite number"),
+        ({"weights": {"a\nb\x1b": ""}}, r"f: inner.weights.a\nb\x1b is ''; need a finite number"),
+        (
+            {"weights": {"k" * 99: ""}},
+            f"f: inner.weights.{'k' * 57}... is ''; need a finite number",
+        ),
     ],
 )
 def test_a_refusal_names_file_key_value_and_what_is_allowed(inner, said):
@@ -72,7 +78,24 @@ def test_keys_in_lists_missing_keys_and_the_top_level_are_named_too():
         structured(Outer, {"inner": 5}, "f", where="a.b")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"inner": NaN}', b"\xff", b"[" * 5000])
+@pytest.mark.parametrize("key", ["x\ny", "x - at `$.inner[3].z", "x` - at `$[...]", "`"])
+def test_a_key_that_looks_like_a_message_is_one_line(key):
+    for data in ({key: 1, "inner": {}}, {"inner": {key: 1}}):
+        with pytest.raises(InputError) as caught:
+            structured(Outer, data, "f")
+        assert "\n" not in str(caught.value)
+
+
+class Optional(Record):
+    loss: Literal["ce", "dlr"] | msgspec.UnsetType = msgspec.UNSET
+
+
+def test_a_key_without_a_default_is_explained_like_any_other():
+    with pytest.raises(InputError, match="^f: loss is 'cw'; need one of ce, dlr$"):
+        structured(Optional, {"loss": "cw"}, "f")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"inner": NaN}', b"\xff", b'"\xff"', b"[" * 5000])
 def test_what_is_no_json_is_one_line(content):
     with pytest.raises(InputError, match="^f is no valid JSON: "):
         from_json(Outer, content, "f")

@@ -49,7 +49,7 @@ def test_every_name_is_exported_and_listed() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_modules_import_only_themselves_and_the_allowed(file: Path) -> None:
-    libraries = {"numpy", "pandas", "scipy", "jinja2", "markupsafe", "orjson"}
+    libraries = {"numpy", "pandas", "scipy", "jinja2", "markupsafe", "msgspec"}
     allowed = {*libraries, *sys.stdlib_module_names}
     late = {"pyarrow", "matplotlib"}  # to read examples.parquet, and for plots
     tree = ast.parse((FOLDER / file).read_text())

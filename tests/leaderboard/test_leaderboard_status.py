@@ -355,7 +355,7 @@ def test_one_bad_result_costs_its_own_row(
 def test_where_nothing_can_be_read_the_error_says_how_many_there_are(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         store(tmp_path / name, simple(name, 3)).write_text("{")
-    with pytest.raises(ResultError, match=r"a/result\.json: not JSON.*\(and 2 more\)"):
+    with pytest.raises(ResultError, match=r"a/result\.json is no valid JSON.*\(and 2 more\)"):
         load_readable([tmp_path], load_result)
     assert load_readable([], load_result) == []
 

@@ -158,10 +158,10 @@ def test_training_curves_have_what_was_measured_and_mark_best_and_last(tmp_path:
     ("text", "message"),
     [
         (None, "metrics.jsonl: not found"),
-        ("{", "not lines of JSON"),
-        ("[1]\n", "must be an object"),
+        ("{", "line 1 is no valid JSON"),
+        ("[1]\n", "need a table"),
         ('{"epoch": 1, "loss": 2}\n', "holds none of clean_accuracy"),
-        ('{"epoch": 1, "clean_accuracy": NaN}\n', "finite number"),
+        ('{"epoch": 1, "clean_accuracy": NaN}\n', "no valid JSON"),
         ('{"epoch": "x", "clean_accuracy": 0.5}\n', "integer"),
     ],
 )  # fmt: skip
