@@ -139,8 +139,8 @@ def _csv_rows(path: Path, table: TableKeys) -> Iterator[Row]:
         name = filled(layout.id, facts)
         data = {**data, "id": name, **changes.pop(name, {})}
         where = dotted("", name)
-        row = structured(RowKeys, data, "", where=where, error=ResultError)
-        yield _row(path.stem, table, row, texts, {}, where, facts=facts)
+        keys = structured(RowKeys, data, "", where=where, error=ResultError)
+        yield _row(path.stem, table, keys, texts, {}, where, facts=facts)
     if changes:
         raise ResultError(f"changes names no row of the CSV: {shown(sorted(changes)[0])}")
 

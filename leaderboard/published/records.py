@@ -149,7 +149,7 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-class Relation(Record, kw_only=True):
+class Relation(Record, frozen=True, kw_only=True):
     """An order that a source claims, `above` over `below` (row ids) in one column."""
 
     metric: str = ""

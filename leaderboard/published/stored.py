@@ -14,7 +14,7 @@ from robustbench_lite.leaderboard.results.radii import read_radius
 _DEFAULTS = {"split": "test", "n": 0, "unit": "percent"}  # of every other term: an empty text
 
 
-class Terms(Record):
+class Terms(Record, frozen=True):
     """What a number takes from the nearest that says it: from itself, its row, column, table."""
 
     dataset: str | UnsetType = UNSET
@@ -38,7 +38,7 @@ class Terms(Record):
                 raise ValueError(f"{key} is {shown(text)}; need a radius such as '8/255'")
 
 
-class Column(Terms, kw_only=True):
+class Column(Terms, frozen=True, kw_only=True):
     """One column; `key` is `metric` where it is not stated."""
 
     metric: Text
@@ -54,14 +54,14 @@ class Column(Terms, kw_only=True):
         return self.key or self.metric
 
 
-class Override(Terms, kw_only=True):
+class Override(Terms, frozen=True, kw_only=True):
     """What one number states by itself."""
 
     note: str = ""
     also: tuple[str, ...] = ()
 
 
-class RowKeys(Terms, kw_only=True):
+class RowKeys(Terms, frozen=True, kw_only=True):
     """One row, without its numbers."""
 
     id: Text
@@ -74,14 +74,14 @@ class RowKeys(Terms, kw_only=True):
     note: str = ""
 
 
-class TomlRow(RowKeys, kw_only=True):
+class TomlRow(RowKeys, frozen=True, kw_only=True):
     """One row that stands in the TOML file itself."""
 
     values: tuple[str, ...] = ()  # in the order of the columns
     cells: dict[str, Override] = field(default_factory=dict)
 
 
-class CsvKeys(Record, kw_only=True):
+class CsvKeys(Record, frozen=True, kw_only=True):
     """Where rows stand that are in a CSV, and which of its fields is what."""
 
     file: Text
@@ -90,7 +90,7 @@ class CsvKeys(Record, kw_only=True):
     values: dict[str, str] = field(default_factory=dict)
 
 
-class TableKeys(Terms, kw_only=True):
+class TableKeys(Terms, frozen=True, kw_only=True):
     """A whole file."""
 
     title: Text

@@ -92,6 +92,8 @@ def structured(
             return msgspec.convert(data, kind, strict=strict, dec_hook=hook)
         except msgspec.ValidationError as refusal:
             words = _explained(kind, data, where, str(refusal))
+        except UnicodeEncodeError as refusal:  # half a character, which JSON can write as \ud800
+            words = f"a key of {where or 'the file'} is no text: {refusal}"
     raise error(f"{source}: {words}" if source else words) from None
 
 

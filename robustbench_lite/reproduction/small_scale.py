@@ -198,7 +198,7 @@ def _claimed(rows: Sequence[Row], key: str) -> Iterator[Relation]:
         for (high, above), (low, below) in pairwise(ordered):
             if differ(high, low) and above.stand_in != below.stand_in:
                 claim = f"{high.shown} against {low.shown}"
-                yield Relation(high.metric, above.id, below.id, claim)
+                yield Relation(metric=high.metric, above=above.id, below=below.id, source=claim)
 
 
 def _seen(above: Measured, below: Measured) -> str:

@@ -1,6 +1,9 @@
 """Records of plain data: what is read, and the one line that refuses the rest."""
 
 import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Literal
 
 import msgspec
@@ -95,7 +98,40 @@ def test_a_key_without_a_default_is_explained_like_any_other():
         structured(Optional, {"loss": "cw"}, "f")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"inner": NaN}', b"\xff", b'"\xff"', b"[" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"inner": NaN}', b"\xff", b'"\xff"', b'{"\xff": 1}', b"[" * 5000]
+)
 def test_what_is_no_json_is_one_line(content):
     with pytest.raises(InputError, match="^f is no valid JSON: "):
         from_json(Outer, content, "f")
+
+
+def test_half_a_character_as_a_key_is_one_line_and_keys_of_dataclasses_are_known():
+    with pytest.raises(InputError, match="^f: a key of the file is no text: "):
+        structured(Outer, {"\ud800": 1}, "f")
+
+    @dataclass
+    class Plain:
+        steps: int
+        more: Inner | None = None
+
+    assert structured(Plain, {"steps": 2}, "f") == Plain(2)
+    for data, said in [
+        ({"steps": 2, "stepz": 1}, "unknown key x.stepz; did you mean steps?"),
+        ({"steps": 2, "more": {"b": 1}}, "unknown key x.more.b; known: steps, loss, "),
+        ({}, "missing key x.steps"),
+    ]:
+        with pytest.raises(InputError, match=re.escape(said)):
+            structured(Plain, data, "", where="x")
+
+
+def test_types_that_msgspec_does_not_know_come_from_a_hook():
+    def hook(kind, value):
+        assert kind is Fraction
+        if value == "x":
+            raise ValueError("x is no fraction")
+        return Fraction(value)
+
+    assert structured(list[Fraction], ["1/3"], "f", hook=hook) == [Fraction(1, 3)]
+    with pytest.raises(InputError, match=r"f: a\[0\]: x is no fraction"):
+        structured(list[Fraction], ["x"], "f", where="a", hook=hook)
