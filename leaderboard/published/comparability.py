@@ -12,7 +12,7 @@ from robustbench_lite.leaderboard.published.records import ACCURACIES, CLEAN, Ce
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
 Outcome = Literal["match", "consistent", "differs", "not comparable"]
-VERDICTS: tuple[Outcome, ...] = ("match", "consistent", "differs", "not comparable")
+OUTCOMES: tuple[Outcome, ...] = ("match", "consistent", "differs", "not comparable")
 ATTACK_RANDOMNESS = Fraction(2, 1000)  # 0.2 points: another seed of the same attack
 ENOUGH_SEEDS = 3  # fewer have no spread to speak of
 
@@ -81,11 +81,11 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CellComparison:
     """What can be said of one published number.
 
     Args:
-        word: one of `VERDICTS`.
+        outcome: one of `OUTCOMES`.
         reasons: why, in words; of a number that is not comparable every obstacle.
         ours: our accuracy, the mean over seeds; None when nothing was measured.
         interval: its 95% Wilson interval, over seeds the widest; None likewise.
@@ -93,7 +93,7 @@ class Comparison:
         tolerance: what `accepted` is made of, in words.
     """
 
-    word: Outcome
+    outcome: Outcome
     reasons: tuple[str, ...]
     ours: float | None = None
     interval: tuple[float, float] | None = None
@@ -108,7 +108,7 @@ def judge(
     *,
     stated: Sequence[Settings],
     whole: int,
-) -> Comparison:
+) -> CellComparison:
     """Hold our numbers against a published one.
 
     Published weights on the same images: rounding + 0.2 points. Retrained by the row's recipe with
@@ -124,7 +124,7 @@ def judge(
         whole: how many images the published number is over.
 
     Returns:
-        The verdict with its reasons.
+        The outcome with its reasons.
     """
     values = [one.value for one in measured]
     mean = sum(values, Fraction(0)) / len(values)
@@ -136,7 +136,7 @@ def judge(
         )
     )
     if obstacles:
-        return Comparison("not comparable", tuple(obstacles), float(mean), interval)
+        return CellComparison("not comparable", tuple(obstacles), float(mean), interval)
     subset = measured[0].n < whole
     seeds = len({one.origin.seed for one in measured})
     published = measured[0].origin.kind == "published weights"
@@ -151,7 +151,7 @@ def judge(
         accepted = mean - cell.rounding - slack, mean + cell.rounding + slack
         tolerance = "rounding + 0.2 points" if published else f"rounding + spread of {seeds} seeds"
     inside = accepted[0] <= cell.accuracy <= accepted[1]
-    return Comparison(
+    return CellComparison(
         best if inside else "differs",
         tuple(_grounds(cell, measured, subset, seeds, whole)),
         float(mean),
@@ -228,7 +228,7 @@ def _other_network(row: Row, one: Measured) -> Iterator[str]:
 def _grounds(
     cell: Cell, measured: Sequence[Measured], subset: bool, seeds: int, whole: int
 ) -> Iterator[str]:
-    """What a verdict rests on."""
+    """What an outcome rests on."""
     if measured[0].origin.kind == "published weights":
         yield "the published weights"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from robustbench_lite.leaderboard.published.comparability import VERDICTS, Measured
+from robustbench_lite.leaderboard.published.comparability import OUTCOMES, Measured
 from robustbench_lite.leaderboard.published.formats import (
     about,
     as_json,
@@ -23,7 +23,7 @@ STAND_IN = (
 )
 HEADINGS = (
     *("Row", "Column", "Published", "Ours", "95% interval", "Tolerance"),
-    *("Comparison", "Protocol"),
+    *("Outcome", "Protocol"),
 )
 
 
@@ -35,7 +35,7 @@ def render_reproductions(
     stand_in: bool = False,
     format: str,
 ) -> str:
-    """Each published number beside ours, with interval, tolerance, verdict and reasons.
+    """Each published number beside ours, with interval, tolerance, outcome and reasons.
 
     Args:
         table: the published table.
@@ -56,28 +56,31 @@ def render_reproductions(
                 "orders": [vars(order) for order in orders],
             }
         )
-    reasons = list(dict.fromkeys(one.verdict.reasons for one in reproductions))
-    rows = [_row(one, reasons.index(one.verdict.reasons)) for one in reproductions]
+    reasons = list(dict.fromkeys(one.comparison.reasons for one in reproductions))
+    rows = [_row(one, reasons.index(one.comparison.reasons)) for one in reproductions]
     notes = [f"[{place}] {'; '.join(texts)}" for place, texts in enumerate(reasons, start=1)]
-    counted = Counter(one.verdict.word for one in reproductions)
-    total = ", ".join(f"{counted[word]} {word}" for word in VERDICTS if counted[word])
+    counted = Counter(one.comparison.outcome for one in reproductions)
+    total = ", ".join(f"{counted[outcome]} {outcome}" for outcome in OUTCOMES if counted[outcome])
     before = [[STAND_IN] if stand_in else [], source_lines(table), [total] if total else []]
     grid = [HEADINGS, *rows] if rows else []
     return blocks(format, before, grid, notes, _order_grid(orders))
 
 
 def _row(one: Reproduction, reason: int) -> tuple[str, ...]:
-    verdict, cell = one.verdict, one.cell
+    comparison, cell = one.comparison, one.cell
     ours = bounds = accepted = ""
-    if verdict.ours is not None and verdict.interval is not None:
-        ours, bounds = percent(_as(cell, verdict.ours)), interval(*_both(cell, verdict.interval))
-    if verdict.accepted is not None:
-        low, high = (percent(bound) for bound in _both(cell, verdict.accepted))
-        accepted = f"{verdict.tolerance}: [{low}, {high}]"
+    if comparison.ours is not None and comparison.interval is not None:
+        ours, bounds = (
+            percent(_as(cell, comparison.ours)),
+            interval(*_both(cell, comparison.interval)),
+        )
+    if comparison.accepted is not None:
+        low, high = (percent(bound) for bound in _both(cell, comparison.accepted))
+        accepted = f"{comparison.tolerance}: [{low}, {high}]"
     protocol = one.measured[0].protocol_id if one.measured else cell.protocol_id
-    word = f"{verdict.word} [{reason + 1}]"
+    outcome = f"{comparison.outcome} [{reason + 1}]"
     shown = "" if cell.metric == CLEAN else protocol
-    return one.row.id, cell.title, cell.shown, ours, bounds, accepted, word, shown
+    return one.row.id, cell.title, cell.shown, ours, bounds, accepted, outcome, shown
 
 
 def _as(cell: Cell, accuracy: float) -> float:
@@ -93,24 +96,24 @@ def _both(cell: Cell, bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _record(one: Reproduction) -> dict[str, object]:
     """Fractions; `ours` and the bounds are of the quantity that is published."""
-    verdict, cell = one.verdict, one.cell
+    comparison, cell = one.comparison, one.cell
     ours: dict[str, object] | None = None
-    if verdict.ours is not None and verdict.interval is not None:
+    if comparison.ours is not None and comparison.interval is not None:
         ours = {
-            "value": _as(cell, verdict.ours),
-            "interval": list(_both(cell, verdict.interval)),
+            "value": _as(cell, comparison.ours),
+            "interval": list(_both(cell, comparison.interval)),
             "runs": [_run(run) for run in one.measured],
         }
     tolerance: dict[str, object] | None = None
-    if verdict.accepted is not None:
-        accepted = list(_both(cell, verdict.accepted))
-        tolerance = {"of": verdict.tolerance, "accepted": accepted}
+    if comparison.accepted is not None:
+        accepted = list(_both(cell, comparison.accepted))
+        tolerance = {"of": comparison.tolerance, "accepted": accepted}
     return {
         **cell_record(one.row, cell),
         "ours": ours,
         "tolerance": tolerance,
-        "verdict": verdict.word,
-        "reasons": list(verdict.reasons),
+        "verdict": comparison.outcome,
+        "reasons": list(comparison.reasons),
     }
 
 

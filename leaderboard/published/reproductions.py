@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustbench_lite.leaderboard.published.comparability import Comparison, Measured
+from robustbench_lite.leaderboard.published.comparability import CellComparison, Measured
 from robustbench_lite.leaderboard.published.records import Cell, Row
 
 
@@ -15,7 +15,7 @@ class Reproduction:
     row: Row
     cell: Cell
     measured: tuple[Measured, ...]
-    verdict: Comparison
+    comparison: CellComparison
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ class Order:
 def unmeasured(row: Row, cell: Cell, why: str) -> Reproduction:
     """A published number with nothing of ours beside it."""
     reasons = [why, *([] if cell.is_target else ["the published number is from memory: no target"])]
-    return Reproduction(row, cell, (), Comparison("not comparable", tuple(reasons)))
+    return Reproduction(row, cell, (), CellComparison("not comparable", tuple(reasons)))

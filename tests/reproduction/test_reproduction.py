@@ -127,7 +127,7 @@ def verdict(text, *ours, whole=1000, stated=(PGD,), row=None, **cell):
 )
 def test_the_same_weights_and_images_are_judged_by_rounding_and_attack_randomness(text, word):
     found = verdict(text, measured(530))
-    assert found.word == word
+    assert found.outcome == word
     assert found.tolerance == "rounding + 0.2 points"
     low, high = found.accepted
     rounding = 0.5 / 100 / 10 ** len(text.partition(".")[2])
@@ -140,14 +140,14 @@ def test_the_same_weights_and_images_are_judged_by_rounding_and_attack_randomnes
 )
 def test_the_bound_itself_is_inside_exactly(correct, word):
     # 53.21 is 0.205 points above 53.005: rounding 0.005 and randomness 0.2
-    assert verdict("53.21", measured(correct, 100_000), whole=100_000).word == word
+    assert verdict("53.21", measured(correct, 100_000), whole=100_000).outcome == word
 
 
 def test_no_sampling_interval_enters_for_the_same_images():
     found = verdict("52.00", measured(530))
     low, high = found.interval
     assert low < 0.52 < high  # the interval alone would call it consistent
-    assert found.word == "differs"
+    assert found.outcome == "differs"
 
 
 # -- retrained -----------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_no_sampling_interval_enters_for_the_same_images():
 )
 def test_three_seeds_are_judged_by_rounding_and_their_spread(values, text, word):
     found = verdict(text, *(retrained(value, seed) for seed, value in enumerate(values)))
-    assert found.word == word
+    assert found.outcome == word
     assert found.tolerance == f"rounding + spread of {len(values)} seeds"
     assert found.ours == pytest.approx(sum(values) / len(values) / 1000)
 
@@ -180,35 +180,35 @@ def test_the_bound_of_the_spread_is_inside_exactly(shift, word):
     # mean 53.005, spread 2, rounding 0.005: 55.01
     values = (52_005, 53_005, 54_005 + shift)
     ours = [retrained(value, seed, n=100_000) for seed, value in enumerate(values)]
-    assert verdict("55.01", *ours, whole=100_000).word == word
+    assert verdict("55.01", *ours, whole=100_000).outcome == word
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_are_consistent_at_most(seeds):
     ours = [retrained(530, seed) for seed in range(seeds)]
     found = verdict("53.00", *ours)
-    assert found.word == "consistent"
+    assert found.outcome == "consistent"
     assert any("consistent at most" in reason for reason in found.reasons)
-    assert verdict("60.00", *ours).word == "differs"
+    assert verdict("60.00", *ours).outcome == "differs"
 
 
 def test_one_seed_is_judged_by_its_interval_and_rounding():
     low, high = wilson_interval(530, 1000)
     edge = f"{100 * high:.4f}"
-    assert verdict(edge, retrained(530, 0)).word == "consistent"
-    assert verdict(f"{100 * high + 0.01:.2f}", retrained(530, 0)).word == "differs"
+    assert verdict(edge, retrained(530, 0)).outcome == "consistent"
+    assert verdict(f"{100 * high + 0.01:.2f}", retrained(530, 0)).outcome == "differs"
     assert verdict("53.00", retrained(530, 0)).accepted == pytest.approx(
         (low - 0.00005, high + 0.00005)
     )
 
 
 def test_one_seed_given_three_times_is_one_seed():
-    assert verdict("53.00", *(retrained(530, 7) for _ in range(3))).word == "consistent"
+    assert verdict("53.00", *(retrained(530, 7) for _ in range(3))).outcome == "consistent"
 
 
 def test_a_recipe_that_was_changed_is_not_comparable():
     found = verdict("53.00", retrained(530, 0, difference="training.epochs: 40 there, 1 now"))
-    assert found.word == "not comparable"
+    assert found.outcome == "not comparable"
     assert "not trained to the recipe" in found.reasons[0]
     assert "40 there, 1 now" in found.reasons[0]
     assert found.ours == 0.53  # shown, and not judged
@@ -218,7 +218,7 @@ def test_a_recipe_that_was_changed_is_not_comparable():
 @pytest.mark.parametrize("canonical", [False, None])
 def test_training_on_other_pixels_is_not_comparable(canonical):
     found = verdict("53.00", retrained(530, 0, canonical=canonical))
-    assert found.word == "not comparable"
+    assert found.outcome == "not comparable"
     assert "original pixels" in found.reasons[0]
 
 
@@ -235,7 +235,7 @@ def test_training_on_other_pixels_is_not_comparable(canonical):
 )
 def test_another_checkpoint_of_the_run_is_not_comparable(row, ours, comparable):
     found = verdict("53.00", retrained(530, 0, selection=ours), row={"selection": row})
-    assert (found.word == "consistent") == comparable
+    assert (found.outcome == "consistent") == comparable
     assert comparable or "other checkpoint" in found.reasons[0]
 
 
@@ -245,13 +245,13 @@ def test_another_checkpoint_of_the_run_is_not_comparable(row, ours, comparable):
 def test_a_subset_is_judged_by_its_interval_and_is_consistent_at_most():
     low, high = wilson_interval(53, 100)
     found = verdict("53.00", measured(53, 100))
-    assert (found.word, found.tolerance) == ("consistent", "interval + rounding")
+    assert (found.outcome, found.tolerance) == ("consistent", "interval + rounding")
     assert found.accepted == pytest.approx((low - 0.00005, high + 0.00005))
     assert any("a subset: the first 100 of 1000" in reason for reason in found.reasons)
-    assert verdict(f"{100 * high:.4f}", measured(53, 100)).word == "consistent"
-    assert verdict("70.00", measured(53, 100)).word == "differs"
+    assert verdict(f"{100 * high:.4f}", measured(53, 100)).outcome == "consistent"
+    assert verdict("70.00", measured(53, 100)).outcome == "differs"
     seeds = [retrained(53, seed, n=100) for seed in range(3)]
-    assert verdict("53.00", *seeds).word == "consistent"
+    assert verdict("53.00", *seeds).outcome == "consistent"
 
 
 # -- not comparable ------------------------------------------------------------------------------
@@ -277,14 +277,14 @@ def test_a_subset_is_judged_by_its_interval_and_is_consistent_at_most():
 )
 def test_other_terms_are_not_comparable_and_say_which(change, words):
     found = verdict("53.00", measured(530, **change))
-    assert found.word == "not comparable"
+    assert found.outcome == "not comparable"
     assert len(found.reasons) == 1
     assert words in found.reasons[0]
     assert found.accepted is None
 
 
 def test_equal_radii_in_other_words_are_equal():
-    assert verdict("53.00", measured(530, eps="3/20")).word == "match"
+    assert verdict("53.00", measured(530, eps="3/20")).outcome == "match"
 
 
 def test_every_obstacle_is_named():
@@ -300,20 +300,20 @@ def test_clean_accuracy_asks_for_no_attack():
     row, _ = published()
     cell = next(one for one in load_published("table.toml").cells if one.key == "clean")
     ours = measured(900, norm="", eps="", attacks=())
-    assert judge(row, cell, [ours], stated=(), whole=1000).word == "match"
+    assert judge(row, cell, [ours], stated=(), whole=1000).outcome == "match"
 
 
 @pytest.mark.parametrize("correct", [530, 531, 100])
 def test_a_number_from_memory_is_never_a_target(correct):
     for ours in (measured(correct), retrained(correct, 0), measured(53, 100)):
         found = verdict("53.00", ours, provenance="memory")
-        assert found.word == "not comparable"
+        assert found.outcome == "not comparable"
         assert "from memory: no target" in found.reasons[0]
 
 
 def test_a_secondary_number_is_a_target_and_said_to_be_secondary():
     found = verdict("53.00", measured(530), provenance="secondary")
-    assert found.word == "match"
+    assert found.outcome == "match"
     assert "the published number is secondary" in found.reasons
 
 
@@ -331,7 +331,7 @@ def test_a_secondary_number_is_a_target_and_said_to_be_secondary():
 )
 def test_released_weights_of_another_architecture_are_not_the_published_ones(theirs, ours, word):
     found = verdict("53.00", measured(530, architecture=ours), row={"model": theirs})
-    assert found.word == word
+    assert found.outcome == word
 
 
 def test_whose_code_runs_autoattack_is_said_and_does_not_matter():
@@ -342,10 +342,12 @@ def test_whose_code_runs_autoattack_is_said_and_does_not_matter():
     assert settings_of(specs[0]) != settings_of(specs[1]) == AA
     theirs, ours = map(compared_settings, specs)
     found = verdict("53.00", measured(530, attacks=(theirs,), engine="reference 1"), stated=(ours,))
-    assert found.word == "match"
+    assert found.outcome == "match"
     assert "AutoAttack by reference 1" in found.reasons
     plus = {**ours, "version": "plus"}
-    assert verdict("53.00", measured(530, attacks=(plus,)), stated=(ours,)).word == "not comparable"
+    assert (
+        verdict("53.00", measured(530, attacks=(plus,)), stated=(ours,)).outcome == "not comparable"
+    )
 
 
 def test_a_flagged_result_is_said_to_be_flagged():
@@ -373,7 +375,7 @@ def test_what_no_run_can_be_set_beside_is_known_before_running(change, words):
 def test_an_error_is_shown_as_an_error():
     row, cell = published("47.00", quantity="error")
     found = judge(row, cell, [measured(530)], stated=(PGD,), whole=1000)
-    assert found.word == "match"
+    assert found.outcome == "match"
     table = load_published("table.toml")
     one = Reproduction(row, cell, (measured(530),), found)
     text = render_reproductions(table, [one], format="terminal")
