@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
-import orjson
 
 from robustbench_lite.core.flag_rules import FLAGS
 from robustbench_lite.leaderboard import (
@@ -121,7 +121,10 @@ def main() -> None:
             f"{arguments.rows} results of {arguments.n} examples, {path.stat().st_size} bytes each"
         )
         files = find_results([folder])
-        timed("floor: read and parse only", lambda: [orjson.loads(f.read_bytes()) for f in files])
+        timed(
+            "floor: read and parse only",
+            lambda: [msgspec.json.decode(f.read_bytes()) for f in files],
+        )
         results = timed("find, read and check", lambda: load_results([folder]))
         table = timed("rank and build the table", lambda: build_table(results))
         for format in ("terminal", "markdown", "csv", "latex", "json"):
