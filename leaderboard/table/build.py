@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robustbench_lite.leaderboard.published.reported import ReportedRow
-from robustbench_lite.leaderboard.results.load import gc_paused
 from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.table.row import (
     AFTER_ATTACKS,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 UNSTATED = ("canonical", "worst_class_label")  # where None says something
 
 
-@gc_paused()
 def build_table(results: Iterable[Result], reported: Iterable[ReportedRow] = ()) -> pd.DataFrame:
     """The leaderboard as data: fractions, never percent.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import re
 import shlex
@@ -308,6 +309,16 @@ def test_page_is_a_pure_function_of_the_results(tmp_path: Path) -> None:
     text = render_page(results, title="Demo")
     assert text == render_page(moved[::-1], title="Demo")
     assert text == render_page([*results, *moved], title="Demo")
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_page_leaves_the_collector_as_it_was(collecting: bool) -> None:
+    (gc.enable if collecting else gc.disable)()
+    try:
+        render_page([], title="t")
+        assert gc.isenabled() is collecting
+    finally:
+        gc.enable()
 
 
 def test_page_without_results_says_so() -> None:
