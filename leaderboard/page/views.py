@@ -9,7 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from robustbench_lite.leaderboard.page.evaluate_command import reproduce_command
 from robustbench_lite.leaderboard.page.interval_bars import Axis
 from robustbench_lite.leaderboard.published.reported import ReportedRow
-from robustbench_lite.leaderboard.results.records import Accuracy, AttackSpec, Flag, Result
+from robustbench_lite.leaderboard.results.records import (
+    Accuracy,
+    ProtocolAttack,
+    RaisedFlag,
+    Result,
+)
 from robustbench_lite.leaderboard.table.columns import Column, columns_for, counts_text
 from robustbench_lite.leaderboard.table.row import Row, Section
 from robustbench_lite.leaderboard.table.text import (
@@ -238,7 +243,7 @@ def _accuracy_view(title: str, accuracy: Accuracy, **more: str) -> View:
     }
 
 
-def _parameters(attack: AttackSpec) -> str:
+def _parameters(attack: ProtocolAttack) -> str:
     return " · ".join(f"{plain(name)} {plain(text)}" for name, text in attack.parameters)
 
 
@@ -317,7 +322,7 @@ def _check(stored: object) -> str:
     return f"{stored:.3g}" if isinstance(stored, float) else _text(stored)
 
 
-def _flag_view(flag: Flag) -> View:
+def _flag_view(flag: RaisedFlag) -> View:
     return {
         "name": plain(flag.name),
         "value": None if flag.value is None else f"{flag.value:.4g}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.leaderboard.plots.files import COLOURS, new_figure, percent_axis
-from robustbench_lite.leaderboard.results.records import Accuracy, AttackSpec, Result
+from robustbench_lite.leaderboard.results.records import Accuracy, ProtocolAttack, Result
 from robustbench_lite.leaderboard.table.text import examples, plain, shortened
 
 if TYPE_CHECKING:
@@ -164,12 +164,12 @@ def _draw(axes: Axes, lines: dict[str, Points]) -> None:
     axes.legend()
 
 
-def _steps(spec: AttackSpec) -> float | None:
+def _steps(spec: ProtocolAttack) -> float | None:
     text = dict(spec.parameters).get("steps", "")
     return float(text) if text.isdecimal() else None
 
 
-def _kind(spec: AttackSpec) -> tuple[str, ...]:
+def _kind(spec: ProtocolAttack) -> tuple[str, ...]:
     """What an attack is apart from its steps: registered name and loss first, then the rest."""
     parameters = dict(spec.parameters)
     start = " ".join(parameters.get(name, "") for name in ("attack", "loss")).strip()

@@ -27,7 +27,7 @@ NO_ATTACK_OF_THE_NETWORK = ("external", "transfer_pgd20", "reprogrammed", "black
 
 def check_published(
     tables: Sequence[PublishedTable], *, beside: Sequence[PublishedTable] = ()
-) -> list[Finding]:
+) -> list[Inconsistency]:
     """Everything in some published tables that does not fit together.
 
     Args:
@@ -45,15 +45,15 @@ def check_published(
     return sorted(found, key=lambda one: (order.index(one.kind), one.table))
 
 
-def _corrected(table: PublishedTable) -> Iterator[Finding]:
+def _corrected(table: PublishedTable) -> Iterator[Inconsistency]:
     for row in table.rows:
         for cell in row.cells[:1]:
             if cell.eps_printed != cell.eps:
                 message = f"printed {cell.eps_printed or 'nothing'}, meant {cell.eps}: {row.note}"
-                yield Finding("radius_corrected", table.id, (row.id,), message)
+                yield Inconsistency("radius_corrected", table.id, (row.id,), message)
 
 
-def _mixed_radii(table: PublishedTable) -> Iterator[Finding]:
+def _mixed_radii(table: PublishedTable) -> Iterator[Inconsistency]:
     """Rows whose printed radius is near that of most of their data set and norm, not equal."""
     groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in table.rows:
@@ -67,18 +67,18 @@ def _mixed_radii(table: PublishedTable) -> Iterator[Finding]:
             ours, theirs = Fraction(eps), Fraction(usual)
             if ours != theirs and abs(ours - theirs) <= NEAR * theirs:
                 message = f"{dataset} {norm}: {count(rows, 'row')} at {eps} among rows at {usual}"
-                yield Finding("radius_mixed", table.id, tuple(rows), message)
+                yield Inconsistency("radius_mixed", table.id, tuple(rows), message)
 
 
-def _no_radius(table: PublishedTable) -> Iterator[Finding]:
+def _no_radius(table: PublishedTable) -> Iterator[Inconsistency]:
     rows = [
         row.id for row in table.rows if any(cell.protocol and not cell.eps for cell in row.cells)
     ]
     if rows:
-        yield Finding("radius_unknown", table.id, tuple(rows), count(rows, "row"))
+        yield Inconsistency("radius_unknown", table.id, tuple(rows), count(rows, "row"))
 
 
-def _order(table: PublishedTable) -> Iterator[Finding]:
+def _order(table: PublishedTable) -> Iterator[Inconsistency]:
     """Relations between the numbers of one row; all of them beyond what rounding explains."""
     for row in table.rows:
         cells = [
@@ -99,7 +99,7 @@ def _order(table: PublishedTable) -> Iterator[Finding]:
 
 def _against_autoattack(
     table: PublishedTable, row: Row, cell: Cell, autoattack: Cell
-) -> Iterator[Finding]:
+) -> Iterator[Inconsistency]:
     if cell.metric == EXTERNAL:
         if above(cell, autoattack):
             yield _pair("external_above", table, row, cell, autoattack)
@@ -113,7 +113,7 @@ def _against_autoattack(
         yield _pair("refuted", table, row, cell, autoattack)
 
 
-def _rises(table: PublishedTable) -> Iterator[Finding]:
+def _rises(table: PublishedTable) -> Iterator[Inconsistency]:
     for row in table.rows:
         curves: dict[tuple[str, str], list[Cell]] = defaultdict(list)
         for cell in row.cells:
@@ -126,13 +126,13 @@ def _rises(table: PublishedTable) -> Iterator[Finding]:
                     yield _pair("rises", table, row, higher, lower)
 
 
-def _unreliable(table: PublishedTable) -> Iterator[Finding]:
+def _unreliable(table: PublishedTable) -> Iterator[Inconsistency]:
     for row in table.rows:
         if row.facts.get("unreliable", "").lower() == "true":
-            yield Finding("unreliable", table.id, (row.id,), numbers(row))
+            yield Inconsistency("unreliable", table.id, (row.id,), numbers(row))
 
 
-def _same_numbers(table: PublishedTable) -> Iterator[Finding]:
+def _same_numbers(table: PublishedTable) -> Iterator[Inconsistency]:
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in table.rows:
         values = tuple((cell.key, cell.value) for cell in row.cells)
@@ -140,10 +140,10 @@ def _same_numbers(table: PublishedTable) -> Iterator[Finding]:
             groups[row.dataset, row.cells[0].norm, values].append(row)
     for rows in groups.values():
         if len(rows) > 1:
-            yield Finding("same_numbers", table.id, ids(rows), numbers(rows[0]))
+            yield Inconsistency("same_numbers", table.id, ids(rows), numbers(rows[0]))
 
 
-def _repeated(table: PublishedTable) -> Iterator[Finding]:
+def _repeated(table: PublishedTable) -> Iterator[Inconsistency]:
     """Equal to at least two decimals; 0, 100 and a radius of 0 say nothing."""
     groups: dict[tuple[object, ...], list[tuple[Row, Cell]]] = defaultdict(list)
     for row in table.rows:
@@ -159,18 +159,18 @@ def _repeated(table: PublishedTable) -> Iterator[Finding]:
         if len({row.method for row, _ in pairs}) > 1:
             _, cell = pairs[0]
             message = f"{cell.title} {cell.shown}: {', '.join(row.method for row, _ in pairs)}"
-            yield Finding("repeated", table.id, ids(row for row, _ in pairs), message)
+            yield Inconsistency("repeated", table.id, ids(row for row, _ in pairs), message)
 
 
-def _printed_twice(table: PublishedTable) -> Iterator[Finding]:
+def _printed_twice(table: PublishedTable) -> Iterator[Inconsistency]:
     for row in table.rows:
         for cell in row.cells:
             if cell.also:
                 message = f"{cell.title} {cell.shown}, also {', '.join(cell.also)}"
-                yield Finding("printed_twice", table.id, (row.id,), message)
+                yield Inconsistency("printed_twice", table.id, (row.id,), message)
 
 
-def _empty(table: PublishedTable) -> Iterator[Finding]:
+def _empty(table: PublishedTable) -> Iterator[Inconsistency]:
     rows: dict[str, list[str]] = defaultdict(list)
     for row in table.rows:
         for name, text in row.facts.items():
@@ -178,10 +178,10 @@ def _empty(table: PublishedTable) -> Iterator[Finding]:
                 rows[name].append(row.id)
     for name, found in rows.items():
         message = f"{name}: empty in {len(found)} of {count(table.rows, 'row')}"
-        yield Finding("empty", table.id, tuple(found), message)
+        yield Inconsistency("empty", table.id, tuple(found), message)
 
 
-def _digits(table: PublishedTable) -> Iterator[Finding]:
+def _digits(table: PublishedTable) -> Iterator[Inconsistency]:
     for key, title in table.columns.items():
         cells = [cell for cell in table.cells if cell.key == key]
         if len(cells) < ENOUGH:
@@ -190,17 +190,17 @@ def _digits(table: PublishedTable) -> Iterator[Finding]:
         rows = tuple(cell.row for cell in cells if cell.rounding > usual)
         if rows:
             message = f"{title}: {len(rows)} of {count(cells, 'number')} with fewer digits"
-            yield Finding("digits", table.id, rows, message)
+            yield Inconsistency("digits", table.id, rows, message)
 
 
-def _markup(table: PublishedTable) -> Iterator[Finding]:
+def _markup(table: PublishedTable) -> Iterator[Inconsistency]:
     for row in table.rows:
         for name, text in row.facts.items():
             if re.search(r"<[a-zA-Z/][^>]*>", text):
-                yield Finding("markup", table.id, (row.id,), f"{name}: {text!r}")
+                yield Inconsistency("markup", table.id, (row.id,), f"{name}: {text!r}")
 
 
-_WITHIN: tuple[Callable[[PublishedTable], Iterator[Finding]], ...] = (
+_WITHIN: tuple[Callable[[PublishedTable], Iterator[Inconsistency]], ...] = (
     _corrected,
     _mixed_radii,
     _no_radius,
@@ -218,9 +218,9 @@ _WITHIN: tuple[Callable[[PublishedTable], Iterator[Finding]], ...] = (
 
 def _pair(
     kind: str, table: PublishedTable, row: Row, one: Cell, other: Cell, extra: str = ""
-) -> Finding:
+) -> Inconsistency:
     message = f"{one.title} {one.shown} against {other.title} {other.shown}{extra}"
-    return Finding(kind, table.id, (row.id,), message)
+    return Inconsistency(kind, table.id, (row.id,), message)
 
 
 KINDS = {
@@ -247,7 +247,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Inconsistency:
     """One inconsistency.
 
     Args:
@@ -298,7 +298,9 @@ def count(things: Sequence[object], noun: str) -> str:
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def radius_conflicts(tables: Sequence[PublishedTable], checked: set[str]) -> Iterator[Finding]:
+def radius_conflicts(
+    tables: Sequence[PublishedTable], checked: set[str]
+) -> Iterator[Inconsistency]:
     """Rows with the same clean and AutoAttack numbers are one network: of two radii one is wrong.
 
     Args:
@@ -322,11 +324,11 @@ def radius_conflicts(tables: Sequence[PublishedTable], checked: set[str]) -> Ite
                         f"AutoAttack {cell.shown}: printed {cell.eps_printed} here, "
                         f"{away.eps_printed} in {away.table}, {away.row}"
                     )
-                    yield Finding("radius_conflict", cell.table, (at.id,), message)
+                    yield Inconsistency("radius_conflict", cell.table, (at.id,), message)
                     break
 
 
-def sources_differ(tables: Sequence[PublishedTable], checked: set[str]) -> Iterator[Finding]:
+def sources_differ(tables: Sequence[PublishedTable], checked: set[str]) -> Iterator[Inconsistency]:
     """The same method, network, data and metric in two tables, and numbers that rounding does not
     bring together; arguments as of `radius_conflicts`."""
     groups: dict[tuple[object, ...], list[tuple[Row, Cell]]] = defaultdict(list)
@@ -347,7 +349,7 @@ def sources_differ(tables: Sequence[PublishedTable], checked: set[str]) -> Itera
                     f"{row.method}, {cells[0].title} {cells[0].shown} here, "
                     f"{cells[1].shown} in {cells[1].table}, {cells[1].row}"
                 )
-                yield Finding("sources_differ", cells[0].table, (cells[0].row,), message)
+                yield Inconsistency("sources_differ", cells[0].table, (cells[0].row,), message)
 
 
 def _may_be_one(row: Row, mine: Cell, other: Row, theirs: Cell) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from robustbench_lite.leaderboard.published.consistency import KINDS, Finding
+from robustbench_lite.leaderboard.published.consistency import KINDS, Inconsistency
 from robustbench_lite.leaderboard.published.records import (
     CLEAN,
     PROVENANCES,
@@ -60,7 +60,7 @@ def _radii(row: Row) -> str:
     return " ".join(dict.fromkeys(texts)) if len(set(texts)) < 3 else "several"
 
 
-def render_findings(findings: Sequence[Finding], *, format: str) -> str:
+def render_findings(findings: Sequence[Inconsistency], *, format: str) -> str:
     """What a check of published numbers found, by kind; see `check_published`."""
     if format == "json":
         return as_json({"findings": [vars(one) for one in findings], "kinds": KINDS})
@@ -82,7 +82,7 @@ def render_findings(findings: Sequence[Finding], *, format: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _finding(one: Finding) -> str:
+def _finding(one: Inconsistency) -> str:
     more = len(one.rows) - SHOWN_ROWS
     rows = ", ".join(one.rows[:SHOWN_ROWS]) + (f" and {more} more" if more > 0 else "")
     return f"{one.table}, {rows}: {one.message}"

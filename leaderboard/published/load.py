@@ -125,10 +125,10 @@ def _csv_rows(path: Path, table: TableKeys) -> Iterator[Row]:
         return
     changes = {}
     for place, change in enumerate(table.changes):
-        row = structured(
+        changed = structured(
             str, change.get("row"), "", where=f"changes[{place}].row", error=ResultError
         )
-        changes[row] = {key: value for key, value in change.items() if key != "row"}
+        changes[changed] = {key: value for key, value in change.items() if key != "row"}
     names = [column.name for column in table.columns]
     for facts in csv_facts(path.parent / layout.file):
         try:

@@ -17,20 +17,25 @@ from robustbench_lite.core.flag_rules import (
 )
 from robustbench_lite.core.schema import Count, structured
 from robustbench_lite.leaderboard.results.consistency import TOLERANCE, refusal
-from robustbench_lite.leaderboard.results.records import AttackResult, Flag, Outcomes, ProtocolInfo
+from robustbench_lite.leaderboard.results.records import (
+    AttackResult,
+    Outcomes,
+    ProtocolInfo,
+    RaisedFlag,
+)
 
 _NAMES = [rule.name for rule in FLAGS]
 
 
-class Check(Struct, frozen=True):
+class StoredCheck(Struct, frozen=True):
     """What a check measured, and on how many examples."""
 
     value: float
     points: Count
 
 
-Checks = Mapping[str, Check]
-_Checks = defstruct("_Checks", [(name, Check | float | None, None) for name in _NAMES])
+Checks = Mapping[str, StoredCheck]
+_Checks = defstruct("_Checks", [(name, StoredCheck | float | None, None) for name in _NAMES])
 
 
 def read_checks(stored: Mapping[str, object]) -> Checks:
@@ -47,12 +52,12 @@ def read_checks(stored: Mapping[str, object]) -> Checks:
     """
     checks = structured(_Checks, stored, "", where="checks", error=ResultError)
     found = {name: getattr(checks, name) for name in _NAMES}
-    return {name: check for name, check in found.items() if isinstance(check, Check)}
+    return {name: check for name, check in found.items() if isinstance(check, StoredCheck)}
 
 
 def read_flags(
-    stored: Sequence[Flag], checks: Checks, *, passes: int
-) -> tuple[tuple[Flag, ...], tuple[str, ...]]:
+    stored: Sequence[RaisedFlag], checks: Checks, *, passes: int
+) -> tuple[tuple[RaisedFlag, ...], tuple[str, ...]]:
     """The flags that the stored checks raise, which have to be those that the file names.
 
     A check that the file does not hold can raise nothing; a stored flag without its check is kept,
@@ -76,7 +81,7 @@ def read_flags(
         if check is None or not may_raise(rule, passes=passes):
             continue
         if rule.is_raised_by(check.value, check.points):
-            flag = Flag(rule.name, check.value, rule.threshold, rule.meaning, rule.follow_up)
+            flag = RaisedFlag(rule.name, check.value, rule.threshold, rule.meaning, rule.follow_up)
             _check_named(named.pop(rule.name, None), flag)
             raised.append(flag)
     for name in named:
@@ -89,7 +94,7 @@ def read_flags(
     return (*raised, *named.values()), missing
 
 
-def _check_named(stored: Flag | None, flag: Flag) -> None:
+def _check_named(stored: RaisedFlag | None, flag: RaisedFlag) -> None:
     """A flag that its check raises stands among the stored ones, with the check's value."""
     if stored is None:
         raise ResultError(

@@ -13,7 +13,7 @@ from robustbench_lite.core.errors import ResultError
 from robustbench_lite.core.integrity import protocol_hash
 from robustbench_lite.core.schema import shown, structured
 from robustbench_lite.leaderboard.results.consistency import check_eps, refusal
-from robustbench_lite.leaderboard.results.records import AttackSpec, ProtocolInfo
+from robustbench_lite.leaderboard.results.records import ProtocolAttack, ProtocolInfo
 from robustbench_lite.leaderboard.results.stored import ProtocolKeys
 
 
@@ -63,14 +63,14 @@ def _checked(content: bytes) -> ProtocolInfo:
         engine_version=stored.engine_version or "",
         passes=stored.passes,
         hash=stored.hash,
-        attacks=tuple(map(_attack_spec, data["attacks"])),
+        attacks=tuple(map(_attack, data["attacks"])),
     )
 
 
-def _attack_spec(data: Mapping[str, Any]) -> AttackSpec:
+def _attack(data: Mapping[str, Any]) -> ProtocolAttack:
     parameters = tuple(
         (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in data.items()
         if key not in ("name", "title")
     )
-    return AttackSpec(data["name"], data["title"], parameters)
+    return ProtocolAttack(data["name"], data["title"], parameters)

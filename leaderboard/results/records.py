@@ -44,7 +44,7 @@ class Accuracy(msgspec.Struct, frozen=True):
         return cls.of(int(outcomes.sum()), len(outcomes))
 
 
-class DatasetInfo(msgspec.Struct, frozen=True):
+class EvaluatedData(msgspec.Struct, frozen=True):
     """The pixels evaluated: name, split, content hash, and whether that hash is the canonical one
     (None when no canonical hash is known)."""
 
@@ -63,7 +63,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class AttackSpec:
+class ProtocolAttack:
     """One attack of a protocol: registered name, title for tables, every parameter as text."""
 
     name: str
@@ -93,7 +93,7 @@ class ProtocolInfo:
     engine_version: str
     passes: int
     hash: str
-    attacks: tuple[AttackSpec, ...]
+    attacks: tuple[ProtocolAttack, ...]
 
     @cached_property
     def may_hold_black_box(self) -> bool:
@@ -119,7 +119,7 @@ class AttackResult:
     stages: tuple[tuple[str, Accuracy], ...]
 
 
-class Flag(msgspec.Struct, frozen=True):
+class RaisedFlag(msgspec.Struct, frozen=True):
     """A raised warning: the value measured, the threshold it passed, what it means, what to run."""
 
     name: Text
@@ -168,7 +168,7 @@ class Result:
     architecture: str
     parameters: int
     extra_data: bool | None  # None when nobody said
-    dataset: DatasetInfo
+    dataset: EvaluatedData
     model: ModelInfo
     protocol: ProtocolInfo
     n_examples: int
@@ -178,7 +178,7 @@ class Result:
     robust_accuracy: Accuracy
     attacks: Mapping[str, AttackResult]
     outcomes: Outcomes | None
-    flags: tuple[Flag, ...]
+    flags: tuple[RaisedFlag, ...]
     rechecked: bool
     unchecked: tuple[str, ...]
     environment: Mapping[str, object]

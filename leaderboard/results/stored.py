@@ -11,7 +11,12 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from robustbench_lite.core.schema import Count, Positive, Text
-from robustbench_lite.leaderboard.results.records import Accuracy, DatasetInfo, Flag, ModelInfo
+from robustbench_lite.leaderboard.results.records import (
+    Accuracy,
+    EvaluatedData,
+    ModelInfo,
+    RaisedFlag,
+)
 
 MOST_EXAMPLES = 10**9  # beyond any data set; keeps the arithmetic exact
 Cost = Annotated[float, Meta(ge=0)] | None  # null when nothing was attacked
@@ -55,7 +60,7 @@ class StoredResult(Struct, frozen=True, kw_only=True):
     architecture: str | None
     parameters: Count
     extra_data: bool | None
-    dataset: DatasetInfo
+    dataset: EvaluatedData
     model: ModelInfo
     protocol: dict[str, Any]  # its hash is over all of it
     n_examples: Annotated[int, Meta(ge=1, le=MOST_EXAMPLES)]
@@ -65,7 +70,7 @@ class StoredResult(Struct, frozen=True, kw_only=True):
     robust_accuracy: Accuracy
     attacks: dict[str, StoredAttack]
     outcomes: StoredOutcomes | None = None
-    flags: list[Flag]
+    flags: list[RaisedFlag]
     checks: dict[str, Any] | None = None
     status: str
     settings: dict[str, Any] | None = None

@@ -10,14 +10,14 @@ from msgspec import Struct
 
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.core.schema import Count, from_json
-from robustbench_lite.leaderboard.results.records import Flag
+from robustbench_lite.leaderboard.results.records import RaisedFlag
 from robustbench_lite.leaderboard.results.stored_bytes import is_sealed, read_bytes
 
 ENTRY_FILE = "entry.json"
 VERIFICATION_FILE = "verification.json"
 LEAST_SAMPLE = 50  # examples attacked again, or all that the entry calls robust
 MOST_BYTES = 2**20  # of either file, which have some hundred bytes
-SUBMITTED = Flag(
+SUBMITTED = RaisedFlag(
     name="submitted",
     value=None,
     threshold=None,
