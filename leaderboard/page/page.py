@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import base64
-import gc
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
 from robustbench_lite.core.storage import write_text
 from robustbench_lite.leaderboard.page.views import filter_views, table_view
 from robustbench_lite.leaderboard.published.reported import ReportedRow
+from robustbench_lite.leaderboard.results.load import gc_paused
 from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.table.row import build_rows, split_groups
 from robustbench_lite.leaderboard.table.text import plain
 
 
-@contextmanager
-def _gc_paused() -> Iterator[None]:
-    """No collection inside the block: walking all rows again and again takes a third."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-@_gc_paused()
+@gc_paused()
 def render_page(
     results: Iterable[Result], *, title: str, reported: Iterable[ReportedRow] = ()
 ) -> str:

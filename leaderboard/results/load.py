@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,7 +100,9 @@ def load_results(paths: Iterable[str | Path]) -> list[Result]:
         ResultError: for the first path or file that is refused, as of `find_results` and
             `load_result`; `load_readable` leaves such files out.
     """
-    return [load_result(file) for file in find_results(paths)]
+    files = find_results(paths)
+    with gc_paused():
+        return [load_result(file) for file in files]
 
 
 def load_readable(paths: Iterable[str | Path], load: Callable[[Path], Loaded]) -> list[Loaded]:
@@ -118,13 +122,14 @@ def load_readable(paths: Iterable[str | Path], load: Callable[[Path], Loaded]) -
     problems: list[ResultError] = []
     files = found_files(paths, problems.append)
     loaded = []
-    for name, is_named in files:
-        try:
-            loaded.append(load(Path(name)))
-        except ResultError as error:
-            if is_named:
-                raise
-            problems.append(error)
+    with gc_paused():
+        for name, is_named in files:
+            try:
+                loaded.append(load(Path(name)))
+            except ResultError as error:
+                if is_named:
+                    raise
+                problems.append(error)
     if problems and not loaded:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ResultError(f"{problems[0]}{others}")
@@ -220,3 +225,15 @@ def _attacks(
             stages=check_stages(key, attack, clean),
         )
     return attacks
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """No collection inside the block: walking all records again and again takes a quarter."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ def test_load_accepts_a_result_without_outcomes(tmp_path: Path) -> None:
     data = simple("a", 30)
     del data["outcomes"]
     assert load_result(store(tmp_path, data)).robust_bits is None
+
+
+def test_keys_of_another_version_are_ignored_and_null_is_an_empty_text(tmp_path: Path) -> None:
+    plain = load_result(store(tmp_path / "a", simple("a", 30, defense="", git_commit="")))
+    data = simple("a", 30, defense=None, git_commit=None, later={"a": [1]})
+    for place in (data["model"], data["examples"], data["robust_accuracy"], data["outcomes"]):
+        place["later"] = 1
+    result = load_result(store(tmp_path / "b", data))
+    assert replace(result, file_hash=plain.file_hash) == plain
 
 
 def _paths(data: object, path: str = "") -> list[str]:
@@ -354,8 +365,15 @@ def test_find_refuses_a_missing_path(tmp_path: Path) -> None:
         find_results([tmp_path / "nowhere"])
 
 
-def test_load_results_reads_all_in_order(tmp_path: Path) -> None:
+def test_load_results_reads_all_and_leaves_the_collector_as_it_was(tmp_path: Path) -> None:
     files = [store(tmp_path / name, simple(name, 30)) for name in ("b", "a")]
-    assert load_results([tmp_path]) == [load_result(file) for file in reversed(files)]
-    with pytest.raises(ResultError, match="nowhere"):
-        load_results([tmp_path / "nowhere"])
+    for collecting in (True, False):
+        (gc.enable if collecting else gc.disable)()
+        try:
+            assert load_results([tmp_path]) == [load_result(file) for file in reversed(files)]
+            assert gc.isenabled() is collecting
+            with pytest.raises(ResultError, match="nowhere"):
+                load_results([tmp_path / "nowhere"])
+            assert gc.isenabled() is collecting
+        finally:
+            gc.enable()
