@@ -65,7 +65,7 @@ class StoredResult(Struct, frozen=True, kw_only=True):
     protocol: dict[str, Any]  # its hash is over all of it
     n_examples: Annotated[int, Meta(ge=1, le=MOST_EXAMPLES)]
     examples: Examples
-    seed: Annotated[int, Meta(ge=0)]
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]  # as of `numerics.check_seed`
     clean_accuracy: Accuracy
     robust_accuracy: Accuracy
     attacks: dict[str, StoredAttack]

@@ -119,6 +119,7 @@ TAMPERED = {
     "interval beyond doubles": (_set("robust_accuracy", "interval", [10**400, 1]), "out of range"),
     "n_examples edited": (_set("n_examples", 80), "examples.count"),
     "n_examples absurd": (_set("n_examples", 10**12), "n_examples"),
+    "seed beyond torch's": (_set("seed", 2**63), "seed"),
     "n_examples true": (_set("n_examples", True), "n_examples"),
     "other schema": (_set("schema_version", 0), "schema_version"),
     "text schema": (_set("schema_version", "1"), "schema_version"),
