@@ -1,8 +1,6 @@
-"""Scores of outlier detectors, higher for inliers, in float64: MSP, ODIN, Mahalanobis."""
+"""Scores of outlier detectors, higher for inliers, in float64: MSP and ODIN."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -63,61 +61,6 @@ def odin(model: nn.Module, x: Tensor, *, temperature: float, eta: float) -> Tens
         with torch.no_grad():
             stepped = x - eta * torch.where(gradient < 0, -1.0, 1.0).to(x.dtype)
             return _largest_probability(model(stepped), temperature=temperature)
-
-
-@dataclass(frozen=True)
-class Mahalanobis:
-    """Distance to the nearest class mean in one layer (Lee et al. 2018, arXiv:1807.03888, Eq. 2).
-
-    With the factor 1/2 of their code, and without their step of the input.
-
-    Args:
-        means: of the classes (K, d), float64.
-        precision: inverse of the covariance that the classes share (d, d), float64.
-    """
-
-    means: Tensor
-    precision: Tensor
-
-    @classmethod
-    def fit(cls, features: Tensor, labels: Tensor) -> Mahalanobis:
-        """Means and covariance by maximum likelihood: the divisor is N.
-
-        Args:
-            features: (N, d), of the training set.
-            labels: (N,), int64; every class from 0 to the largest must occur.
-
-        Raises:
-            InputError: when a class has no features.
-        """
-        phi = features.double()
-        counts = torch.bincount(labels)
-        if int(counts.min()) == 0:
-            raise InputError(f"class {int(counts.argmin())} has no features to take the mean of")
-        sums = torch.zeros(len(counts), phi.shape[1], dtype=phi.dtype, device=phi.device)
-        means = sums.index_add(0, labels, phi) / counts[:, None]  # (K, d)
-        centred = phi - means[labels]
-        return cls(means, torch.linalg.pinv(centred.T @ centred / len(phi), hermitian=True))
-
-    def score(self, features: Tensor) -> Tensor:
-        """max_c -(phi - mu_c)' P (phi - mu_c) / 2: features (B, d) to float64 (B,), at most 0."""
-        difference = features.double()[:, None] - self.means  # (B, K, d)
-        distance = torch.einsum("bkd,de,bke->bk", difference, self.precision, difference)
-        return (-0.5 * distance).amax(dim=1)
-
-
-def outlier_probability(scores: Tensor, weights: Tensor, bias: float) -> Tensor:
-    """sigmoid(scores . weights + bias): the logistic regression over layers that ends Lee et al.
-
-    Args:
-        scores: of the layers (B, L).
-        weights: (L,).
-        bias: of the regression whose label 1 is "outlier".
-
-    Returns:
-        P(outlier) (B,); its negative is the detector's score.
-    """
-    return torch.sigmoid(scores @ weights + bias)
 
 
 def _largest_probability(logits: Tensor, *, temperature: float) -> Tensor:

@@ -22,7 +22,7 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
 from robustbench_lite.datasets.outliers.sources import load_outliers
 from robustbench_lite.detection.evaluate import DetectionSettings, evaluate_detection
-from robustbench_lite.detection.scores import Mahalanobis, msp, odin, outlier_probability
+from robustbench_lite.detection.scores import msp, odin
 from robustbench_lite.leaderboard.statistics.detection import (
     auroc,
     auroc_ties_lost,
@@ -232,38 +232,6 @@ def test_scores_are_of_eval_mode_and_leave_the_network_as_it_was(score, images):
 def test_a_logit_that_is_not_finite_has_no_score():
     with pytest.raises(InputError, match="NaN or infinite logits"):
         msp(nn.Identity(), torch.tensor([[1.0, torch.nan]]))
-
-
-def test_mahalanobis_gives_the_worked_example():
-    features = torch.tensor([[0.0, 0], [2, 0], [4, 4], [4, 6]])
-    detector = Mahalanobis.fit(features, torch.tensor([0, 0, 1, 1]))
-    close(detector.means, [[1.0, 0], [4, 5]])
-    close(detector.precision, [[2.0, 0], [0, 2]])
-    scores = detector.score(torch.tensor([[1.0, 1], [4, 5], [3, 3]]))
-    close(scores, [-1.0, 0, -5])
-    weights = torch.tensor([-1.0], dtype=torch.float64)
-    close(outlier_probability(scores[[0, 2], None], weights, -3.0), [0.119203, 0.880797])
-
-
-def test_mahalanobis_is_unchanged_by_an_invertible_map_of_the_features():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(60, 4, generator=generator, dtype=torch.float64)
-    labels = torch.arange(60) % 3
-    matrix = torch.randn(4, 4, generator=generator, dtype=torch.float64)
-    mapped = features @ matrix + 1.0
-    torch.testing.assert_close(
-        Mahalanobis.fit(mapped, labels).score(mapped),
-        Mahalanobis.fit(features, labels).score(features),
-    )
-
-
-def test_mahalanobis_stands_a_feature_that_never_varies_and_names_an_empty_class():
-    features = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
-    features[:, 2] = 1.0
-    detector = Mahalanobis.fit(features, torch.arange(10) % 2)
-    assert torch.isfinite(detector.score(features)).all()
-    with pytest.raises(InputError, match="class 1 has no features"):
-        Mahalanobis.fit(features, torch.arange(10) % 2 * 2)
 
 
 # The whole
