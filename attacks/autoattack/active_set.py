@@ -1,10 +1,10 @@
-"""Active-set refill: a batch of slots, each held by one example until it is broken or given up.
+"""The active set: the examples under attack at one time, one row of the batch each.
 
-An attack that tries the same thing on every example is a `Search`: a step machine over rows. A
-row leaves its slot as soon as the plain network confirms that it is broken, or when its last run
-is spent; the next waiting example takes the slot. Which slot an example gets depends only on ids
-and verdicts, never on time, and rows do not see each other: draws are by example id, and what a
-row has claimed is frozen, so looking more or less often changes nothing.
+An attack that does the same on every example is a `Search`: it advances rows step by step. An
+example leaves the active set when the plain network confirms that it is broken, or when its last
+run is over; the next waiting example takes its row. Which row an example gets depends only on ids
+and on what was confirmed, never on time. Rows are independent: draws are by example id, and a row
+with a candidate does not change, so results do not depend on how often candidates are checked.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.model_state import attacked
 
 Rows = dict[str, Tensor]  # every tensor has one row per example
-_LONGEST_PERIOD = 32  # steps between two looks at who is finished
+_LONGEST_PERIOD = 32  # steps between two checks for candidates
 
 
 class Search(Protocol):
-    """One attack as a step machine. Rows are independent of each other."""
+    """One attack, step by step over rows that are independent of each other."""
 
     @property
     def runs(self) -> int:
@@ -50,11 +50,11 @@ class Search(Protocol):
     def advance(self, state: Rows, steps: int) -> None:
         """Take `steps` steps, in place; no row has fewer left.
 
-        Lowers `left`. A row that claims is frozen: its `candidate` and `x_adv` no longer change.
+        Lowers `left`. A row with a candidate is frozen: its `x_adv` no longer changes.
         """
 
     def reject(self, state: Rows, rows: Tensor) -> None:
-        """Withdraw the claims of some rows (indices): the plain network did not confirm them."""
+        """Drop the candidates of some rows (indices): the plain network did not confirm them."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ def attack_in_slots(
 
     Args:
         search: the attack.
-        model: the plain network; only its predictions make a claim a success.
+        model: the plain network; only its predictions confirm a candidate.
         x: clean images (N, C, H, W) in [0, 1].
         y: labels (N,), int64.
         ids: example ids (N,), int64.
         slots: rows per forward pass.
         passes: forward passes per prediction; above 1 the majority decides.
         network: the one searched on, when it is another (half precision); held frozen too.
-        keep_best_of_run: the search claims the best of each run: attack every example, for a few
+        keep_best_of_run: the search proposes the best of each run: attack every example, for a few
             passes do not say which a randomised network has right, and return the last candidate
             even where it was not confirmed.
 
@@ -178,7 +178,7 @@ def run_slots(
         if keep_rejected:
             out[state["slot_of"][state["candidate"]]] = state["x_adv"][state["candidate"]]
         done, rejected = _confirmed(search, state, confirm)
-        # A row that is rejected stood still since its claim, and may claim again at once.
+        # A rejected row has not moved since it proposed: it may propose again in the next step.
         period = 1 if rejected else min(2 * period, _LONGEST_PERIOD)
         out[state["slot_of"][done]] = state["x_adv"][done]
         broken[state["slot_of"][done]] = True
@@ -188,7 +188,7 @@ def run_slots(
 def _confirmed(
     search: Search, state: Rows, confirm: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Which rows are broken (B,): those whose claims hold. Were others' claims withdrawn?"""
+    """Which rows are broken (B,), as confirmed, and whether any other candidate was rejected."""
     candidates = state["candidate"].nonzero().flatten()
     done = torch.zeros_like(state["candidate"])
     if not len(candidates):
