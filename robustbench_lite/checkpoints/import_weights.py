@@ -289,8 +289,14 @@ def _our_name(name: str, expected: Mapping[str, Tensor], reference: nn.Module) -
         if prefix is None:
             break
         bare = bare.removeprefix(prefix)
-    first, dot, rest = bare.partition(".")
-    if first in unused or bare == _AVERAGE_COUNTER:
+    if bare.partition(".")[0] in unused or bare == _AVERAGE_COUNTER:
         return None
-    mapped = f"{public.get(first, first)}{dot}{rest}"
+    mapped = next(
+        (
+            f"{ours}{bare.removeprefix(theirs)}"
+            for theirs, ours in public.items()
+            if bare.startswith(f"{theirs}.")
+        ),
+        bare,
+    )
     return mapped if mapped in expected and bare not in expected else bare

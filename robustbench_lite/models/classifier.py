@@ -86,7 +86,7 @@ class Classifier(nn.Module):
     """
 
     public_names: ClassVar[Mapping[str, str]] = {}
-    """First part of a key in the family's public code -> ours, where the two differ."""
+    """How keys begin in the family's public code (whole dotted parts) -> ours, if not equal."""
 
     unused_modules: ClassVar[tuple[str, ...]] = ()
     """Modules that released weights contain and no forward pass of the public code uses."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,8 +19,7 @@ class TradesSmallCnn(Classifier):
 
     Names and initialisation as in yaodongyu/TRADES `models/small_cnn.py`: convolutions Kaiming
     normal with bias 0, the last layer all 0 (so that logits and input gradients begin at 0), the
-    other linear layers PyTorch's own. Dropout 0.5 follows the first linear layer's ReLU. The last
-    layer is `classifier.fc3` there.
+    other linear layers PyTorch's own. Dropout 0.5 follows the first linear layer's ReLU.
 
     Args:
         num_classes: K.
@@ -27,6 +28,8 @@ class TradesSmallCnn(Classifier):
         mean: per channel, or None for no normalisation.
         std: per channel, or None for no normalisation.
     """
+
+    public_names: ClassVar[Mapping[str, str]] = {"classifier.fc3": "head"}
 
     def __init__(
         self,

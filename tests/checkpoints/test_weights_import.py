@@ -133,14 +133,26 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "last"), [("resnet18", "linear"), ("preact_resnet18", "fc")]
+    ("architecture", "last"),
+    [
+        ("resnet18", "linear"),
+        ("preact_resnet18", "fc"),
+        ("preact_resnet18", "linear"),
+        ("wrn28_10", "fc"),
+        ("densenet_bc_100_12", "fc"),
+        ("trades_small_cnn", "classifier.fc3"),
+    ],
 )
-def test_public_resnet_names_are_mapped(architecture: str, last: str, tmp_path: Path) -> None:
-    model = build(architecture)
+def test_the_public_name_of_the_last_layer_is_mapped(
+    architecture: str, last: str, tmp_path: Path
+) -> None:
+    sizes = SIZES | {"image_size": (16, 16)}
+    torch.manual_seed(0)
+    model = build_model(architecture, **sizes).eval()
     content = prefixed(public(model.state_dict(), theirs=last), "module.")
-    report = bring(stored(tmp_path / "w.pt", content), architecture)
+    report = bring(stored(tmp_path / "w.pt", content), architecture, image_size=(16, 16))
     loaded, _ = load_checkpoint(tmp_path / "out")
-    x = torch.rand(2, 1, 8, 8)
+    x = torch.rand(2, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(loaded(x), model(x))
     assert (f"module.{last}.weight", "head.weight") in report.renamed
