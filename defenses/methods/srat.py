@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,17 @@ from torch.nn import functional
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.defenses.class_balance import Weighting, check_weighting, class_weights
-from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective, weighted_mean
+from robustbench_lite.defenses.contract import ROBUST, Batch, Defense, Objective
 from robustbench_lite.defenses.crafting import Crafting
 
 
 @dataclass(frozen=True)
 class ClassBalanced(Defense):
-    """L = (1/B) sum_i w_{y_i} l(f(x'_i), y_i), l the recipe's label loss, x' by PGD on plain CE.
+    """L = (1/D) sum_i w_{y_i} l(f(x'_i), y_i), l the recipe's label loss, x' by PGD on plain CE.
 
-    The sum is divided by B for every l; LDAM-DRW's code divides CE and LDAM by the sum of the
-    weights in the batch. Weights and l stay out of the attack, which ascends CE of the unscaled
-    logits. With unit weights and CE this is PGD adversarial training, step for step.
+    D is the sum of the weights in the batch, or B (`divisor`). Weights and l stay out of the
+    attack, which ascends CE of the unscaled logits. With unit weights and CE this is PGD
+    adversarial training, step for step.
 
     Args:
         crafting: the inner attack.
@@ -36,12 +36,16 @@ class ClassBalanced(Defense):
         beta: of the effective number; 0.9999 in LDAM-DRW's code.
         begin_epoch: first epoch with weights, counted from 1; they are exactly 1 before. 1 is from
             the start. A deferral to "epoch 160" counted from 0, as in LDAM-DRW, is 161.
+        divisor: `"weights"` is D = sum_i w_{y_i}, as LDAM-DRW's code divides CE and LDAM: the
+            scale of the weights does not matter. `"batch"` is D = B, as Cui et al.'s code divides
+            every loss: with a step of 100 the loss is then about 22 times smaller.
     """
 
     crafting: Crafting
     weights: Weighting
     beta: float
     begin_epoch: int
+    divisor: Literal["weights", "batch"]
 
     def __post_init__(self) -> None:
         check_weighting(beta=self.beta, begin_epoch=self.begin_epoch)
@@ -66,7 +70,8 @@ class ClassBalanced(Defense):
             weights = torch.ones_like(weights)
         losses = batch.label_losses(logits_adv)  # (B,)
         weights = weights[batch.y].to(losses.dtype)  # (B,)
-        loss = weighted_mean(weights, losses)
+        divisor = weights.sum() if self.divisor == "weights" else len(weights)
+        loss = (weights * losses).sum() / divisor
         scalars = {
             "adv_loss": loss.detach(),
             "adv_accuracy": batch.accuracy(logits_adv),
@@ -98,7 +103,7 @@ class LdamDrw(ClassBalanced):
 
 @dataclass(frozen=True)
 class Srat(ClassBalanced):
-    """L = (1/B) sum_i w_{y_i} l(f(x'_i), y_i) + lambda (1/B) sum_i L_sep(i); see `separations`.
+    """L = (1/D) sum_i w_{y_i} l(f(x'_i), y_i) + lambda (1/B) sum_i L_sep(i); see `separations`.
 
     One forward of x' gives the logits and the features z' that L_sep pulls together by class. The
     separation acts from the first epoch, also while the weights are still 1.
@@ -110,6 +115,8 @@ class Srat(ClassBalanced):
         weights: as in `ClassBalanced`.
         beta: as in `ClassBalanced`.
         begin_epoch: as in `ClassBalanced`.
+        divisor: as in `ClassBalanced`; with `"weights"` the two terms keep their ratio when the
+            weights begin.
         separation: lambda, at least 0. The published value is not known.
         temperature: tau, above 0. The published value is not known.
         positives_only_mean: average L_sep over the images that have another of their class in the

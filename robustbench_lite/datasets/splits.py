@@ -185,3 +185,53 @@ def hold_out(split: Split, n: int, seed: int) -> tuple[Tensor, Tensor]:
         )
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     return order[n:].sort().values, order[:n].sort().values
+
+
+def hold_out_beside(split: Split, train_ids: Tensor, n: int, seed: int) -> Tensor:
+    """Cut a validation set of `n` images from those that an imbalanced training set left over.
+
+    A class gives at most a quarter as many images as it trains on, that is a fifth of the images
+    that it has in both sets; within that, every class gives the same number, as far as it can.
+
+    Args:
+        split: a training split, on any device.
+        train_ids: rows that are trained on, int64 (M,).
+        n: number of validation images.
+        seed: of the choice within each class; the global random state is neither read nor changed.
+
+    Returns:
+        Validation rows (n,), int64 on the CPU, ascending, none of them in `train_ids`.
+
+    Raises:
+        InputError: when the classes cannot give `n` images.
+    """
+    labels, chosen = split.labels.cpu(), train_ids.cpu()
+    left = torch.ones(len(split), dtype=torch.bool)
+    left[chosen] = False
+    trained, over = (
+        torch.bincount(own, minlength=split.num_classes) for own in (labels[chosen], labels[left])
+    )
+    room = torch.minimum(trained // 4, over)  # (K,)
+    if n > room.sum():
+        raise InputError(
+            f"data.validation={n} images cannot be held out beside an imbalanced training set: its "
+            f"classes can give {int(room.sum())} (at most a fifth of a class, from images not "
+            "trained on): lower data.validation or imbalance.largest"
+        )
+    numbers = _even_shares(room, n)
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    order = order[left[order]]
+    kept = [order[labels[order] == label][:number] for label, number in enumerate(numbers)]
+    return torch.cat(kept).sort().values
+
+
+def _even_shares(room: Tensor, n: int) -> list[int]:
+    """How many of `n` each class gives: a common level, less where `room` (K,) is smaller; of the
+    rest one more from each of the first classes that have it."""
+    level = 0
+    while room.clamp_max(level + 1).sum() <= n and level < room.max():
+        level += 1
+    numbers = room.clamp_max(level)
+    extra = (room > level).nonzero().flatten()[: n - int(numbers.sum())]
+    numbers[extra] += 1
+    return [int(number) for number in numbers]

@@ -13,7 +13,9 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.random_numbers import fold_seed
 from robustbench_lite.datasets import Split, hold_out, pad_crop_flip
 from robustbench_lite.datasets.arrays import content_hash
+from robustbench_lite.datasets.imbalance import Balanced
 from robustbench_lite.datasets.outliers.sources import load_outliers
+from robustbench_lite.datasets.splits import hold_out_beside
 from robustbench_lite.defenses.class_balance import check_no_class_is_empty
 from robustbench_lite.defenses.contract import Batch
 from robustbench_lite.training.recipe import Recipe
@@ -22,8 +24,9 @@ from robustbench_lite.training.recipe import Recipe
 class TrainingData:
     """Training and held-out examples of a run, on its device.
 
-    The held-out examples are cut first, from the whole split; the rest is then made imbalanced
-    where the recipe says so. Outliers made from inliers are made from what is trained on.
+    On balanced data the held-out examples are cut from the whole split. An imbalanced set is chosen
+    first, and its held-out examples come from what it left over, so that no class has more than a
+    fifth of its images held out. Outliers made from inliers are made from what is trained on.
 
     Args:
         recipe: sections `data`, `imbalance`, `training`, `label_loss`, and the defense are read.
@@ -36,8 +39,12 @@ class TrainingData:
 
     def __init__(self, recipe: Recipe, data: Split, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        train_ids, held_out = hold_out(data, recipe.data.validation, recipe.training.seed)
-        train_ids = train_ids[recipe.imbalance.choose(data.labels[train_ids], data.num_classes)]
+        validation, seed = recipe.data.validation, recipe.training.seed
+        if isinstance(recipe.imbalance, Balanced):
+            train_ids, held_out = hold_out(data, validation, seed)
+        else:
+            train_ids = recipe.imbalance.choose(data.labels, data.num_classes)
+            held_out = hold_out_beside(data, train_ids, validation, seed)
         self.data, self.validation = (data.subset(ids).to(device) for ids in (train_ids, held_out))
         self.class_counts = torch.bincount(self.data.labels, minlength=data.num_classes)
         if recipe.defense.needs_every_class or recipe.label_loss.needs_every_class:

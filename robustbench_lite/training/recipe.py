@@ -84,10 +84,11 @@ class TrainingSection:
 @dataclass(frozen=True)
 class ValidationSection:
     """PGD on the held-out examples. Args: every: epochs between validations (the last epoch is
-    always validated); select_by: what `best` maximises; norm, eps, alpha, steps: of the attack."""
+    always validated); select_by: what `best` maximises (class means are for imbalanced sets); norm,
+    eps, alpha, steps: of the attack."""
 
     every: Positive
-    select_by: Literal["robust_accuracy", "clean_accuracy"]
+    select_by: Literal["robust_accuracy", "clean_accuracy", "class_mean_robust_accuracy"]
     norm: Norm
     eps: Fraction
     alpha: Fraction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite.attacks.protocol import AttackSpec
 from robustbench_lite.attacks.run_attack import run_attack
@@ -28,7 +28,8 @@ def validate(
         seed: the same at every epoch, so that epochs differ by their weights alone.
 
     Returns:
-        `clean_accuracy` and `robust_accuracy`, fractions of all examples.
+        `clean_accuracy` and `robust_accuracy`, fractions of all examples; where the section selects
+        by it also `class_mean_robust_accuracy`, the mean over the classes that have examples.
     """
     threat = ThreatModel(section.norm, section.eps)
     spec = AttackSpec(
@@ -51,7 +52,16 @@ def validate(
     clean = verify(model, x, x, y, threat=threat, batch_size=_BATCH)
     attacked = verify(model, x, x_adv, y, threat=threat, batch_size=_BATCH)
     robust = ~clean.broken & ~attacked.broken
-    return {
+    found = {
         "clean_accuracy": (~clean.broken).double().mean().item(),
         "robust_accuracy": robust.double().mean().item(),
     }
+    if section.select_by == "class_mean_robust_accuracy":
+        found[section.select_by] = _class_mean(robust, y)
+    return found
+
+
+def _class_mean(right: Tensor, y: Tensor) -> float:
+    """Mean over the classes in `y` of the share of `right`, both (N,)."""
+    shares = [right[y == label].double().mean() for label in y.unique()]
+    return torch.stack(shares).mean().item()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split, dataset_info, hold_out, load_split
 from robustbench_lite.datasets.catalogue import known_variants
+from robustbench_lite.datasets.splits import hold_out_beside
 
 
 def make_split(n=20, name="toy", split="train", **extra):
@@ -194,6 +195,52 @@ def test_hold_out_refuses_more_than_there_is(n):
 def test_hold_out_refuses_the_test_split():
     with pytest.raises(InputError, match="always cut from train"):
         hold_out(make_split(split="test"), 5, seed=0)
+
+
+def labelled(counts):
+    """A split with these labels in a random order, and the rows of each class."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    images = torch.zeros((len(labels), 1, 1, 1), dtype=torch.uint8)
+    split = Split("toy", "train", images, labels, len(counts))
+    return split, [(labels == label).nonzero().flatten() for label in range(len(counts))]
+
+
+def test_beside_an_imbalanced_set_no_class_loses_more_than_a_fifth_to_validation():
+    split, rows = labelled([5842, 6742, 6131, 5421])
+    trained = torch.cat([rows[0][:5000], rows[1][:5000], rows[2][:50], rows[3][:50]])
+    held_out = hold_out_beside(split, trained, 1000, seed=0)
+    assert held_out.dtype == torch.int64
+    assert held_out.tolist() == sorted(set(held_out.tolist()))
+    assert not set(held_out.tolist()) & set(trained.tolist())
+    assert torch.bincount(split.labels[held_out]).tolist() == [488, 488, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("n", "numbers"), [(0, [0] * 3), (1, [1, 0, 0]), (7, [3, 3, 1]), (8, [4, 3, 1]), (9, [5, 3, 1])]
+)
+def test_beside_an_imbalanced_set_classes_give_as_evenly_as_they_can(n, numbers):
+    split, rows = labelled([30, 15, 9])
+    trained = torch.cat([rows[0][:20], rows[1][:12], rows[2][:7]])  # which leaves room 5, 3, 1
+    held_out = hold_out_beside(split, trained, n, seed=0)
+    assert torch.bincount(split.labels[held_out], minlength=3).tolist() == numbers
+
+
+def test_beside_an_imbalanced_set_images_run_out_and_that_is_refused():
+    split, rows = labelled([30, 15, 9])
+    trained = torch.cat([rows[0][:20], rows[1][:12], rows[2][:7]])
+    with pytest.raises(InputError, match=r"data.validation=10 .* classes can give 9 .*: lower"):
+        hold_out_beside(split, trained, 10, seed=0)
+
+
+def test_what_is_held_out_beside_an_imbalanced_set_depends_on_its_seed_alone():
+    split, rows = labelled([300, 300])
+    trained = torch.cat([rows[0][:200], rows[1][:20]])
+    before = torch.random.get_rng_state()
+    first = hold_out_beside(split, trained, 40, seed=4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(hold_out_beside(split, trained, 40, seed=4), first)
+    assert not torch.equal(hold_out_beside(split, trained, 40, seed=5), first)
 
 
 def test_digits_are_all_there_once_and_balanced():

@@ -37,6 +37,7 @@ def class_balanced(kind=ClassBalanced, **changes):
         "weights": "inverse_frequency",
         "beta": 0.0,
         "begin_epoch": 1,
+        "divisor": "weights",
     }
     return kind(**(arguments | changes))
 
@@ -108,9 +109,10 @@ def reduced(defense, *, epoch=1, label_loss=None):
     return step(defense, {ROBUST: model}, batch), model
 
 
-def test_weighted_losses_are_divided_by_the_batch_not_by_their_weights():
-    objective, _ = reduced(class_balanced())
-    assert objective.loss.item() == pytest.approx(0.586605, abs=1e-6)
+@pytest.mark.parametrize(("divisor", "loss"), [("weights", 0.703926), ("batch", 0.586605)])
+def test_weighted_losses_are_divided_by_what_the_recipe_says(divisor, loss):
+    objective, _ = reduced(class_balanced(divisor=divisor))
+    assert objective.loss.item() == pytest.approx(loss, abs=1e-6)
     assert objective.scalars["mean_weight"].item() == pytest.approx(2.5 / 3, abs=1e-12)
     assert objective.scalars["adv_loss"].item() == objective.loss.item()
     assert objective.scalars["adv_accuracy"].item() == pytest.approx(1 / 3)
@@ -118,7 +120,7 @@ def test_weighted_losses_are_divided_by_the_batch_not_by_their_weights():
 
 
 def test_each_label_s_weight_scales_its_own_gradient():
-    objective, model = reduced(class_balanced())
+    objective, model = reduced(class_balanced(divisor="batch"))
     objective.loss.backward()
     p = torch.tensor(LOGITS, dtype=torch.float64).softmax(dim=1)
     errors = p - nn.functional.one_hot(torch.tensor(LABELS), 2)
@@ -133,8 +135,98 @@ def test_weights_stay_outside_of_every_label_loss(label_loss):
     z, y = torch.tensor(LOGITS, dtype=torch.float64), torch.tensor(LABELS)
     losses = label_loss.per_example(z, y, COUNTS).tolist()
     expected = (0.5 * losses[0] + 0.5 * losses[1] + 1.5 * losses[2]) / 3
-    objective, _ = reduced(class_balanced(), label_loss=label_loss)
-    assert objective.loss.item() == pytest.approx(expected, abs=1e-12)
+    for divisor, scale in (("batch", 1.0), ("weights", 3 / 2.5)):
+        objective, _ = reduced(class_balanced(divisor=divisor), label_loss=label_loss)
+        assert objective.loss.item() == pytest.approx(scale * expected, abs=1e-12)
+
+
+# --- the authors' codes, written out
+
+WEIGHTS = torch.tensor([0.5, 1.5], dtype=torch.float64)
+
+
+def cross_entropy_of_torch(z, y):
+    return nn.functional.cross_entropy(z, y, weight=WEIGHTS)
+
+
+def ldam_of_the_public_code(z, y):
+    """LDAM-DRW's LDAMLoss: margins on the label's logit, times s, then torch's weighted mean."""
+    margins = 1.0 / COUNTS.double().sqrt().sqrt()
+    margins = margins * (0.5 / margins.max())
+    own = nn.functional.one_hot(y, 2).bool()
+    return nn.functional.cross_entropy(
+        30.0 * torch.where(own, z - margins[y][:, None], z), y, weight=WEIGHTS
+    )
+
+
+def focal_written_out(z, y):
+    p = z.softmax(dim=1)[torch.arange(len(y)), y]
+    return (WEIGHTS[y] * (1 - p) ** 2 * -p.log()).sum() / WEIGHTS[y].sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "label_loss", "written_out"),
+    [
+        (CbReweight, CrossEntropy(0.0), cross_entropy_of_torch),
+        (LdamDrw, Ldam(0.5, 30.0), ldam_of_the_public_code),
+        (FocalAt, Focal(2.0), focal_written_out),
+    ],
+)
+def test_loss_and_gradient_are_those_of_the_formula_over_the_weights(kind, label_loss, written_out):
+    objective, model = reduced(class_balanced(kind), label_loss=label_loss)
+    objective.loss.backward()
+    z = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
+    expected = written_out(z, torch.tensor(LABELS))
+    expected.backward()
+    torch.testing.assert_close(objective.loss, expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(model.z_adv.grad, z.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_over_the_batch_the_focal_loss_is_class_balanced_focal_as_published():
+    """Cui et al.'s code divides the weighted sum by the number of labels in the batch."""
+    objective, _ = reduced(class_balanced(FocalAt, divisor="batch"), label_loss=Focal(2.0))
+    z = torch.tensor(LOGITS, dtype=torch.float64)
+    expected = focal_written_out(z, torch.tensor(LABELS)) * 2.5 / 3
+    torch.testing.assert_close(objective.loss.detach(), expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize(
+    "label_loss", [CrossEntropy(0.0), Encouraging(1.0), Focal(2.0), Ldam(0.5, 30.0)]
+)
+@pytest.mark.parametrize("factor", [1 / 64, 8.0])  # powers of two: exact
+def test_the_scale_of_the_weights_changes_nothing(monkeypatch, factor, label_loss):
+    def step_scaled(scale):
+        weights = class_weights(COUNTS, "inverse_frequency", beta=0.0)
+        monkeypatch.setattr(srat, "class_weights", lambda *a, **k: scale * weights)
+        objective, model = reduced(class_balanced(), label_loss=label_loss)
+        objective.loss.backward()
+        return objective.loss.detach(), model.z_adv.grad
+
+    assert all(map(torch.equal, step_scaled(factor), step_scaled(1.0)))
+
+
+def step_100_batch(epoch):
+    """128 images as they fall from a step of 100, all with the same features and logits."""
+    y = torch.tensor([0, 1, 2, 3, 4] * 25 + [0, 1, 9])
+    model = Featured([[1.0, 0.0]] * 128, [[0.0] * 10] * 128)
+    x = torch.rand(128, 1, 2, 2, dtype=torch.float64)
+    return model, make_batch(x, y, epoch=epoch, class_counts=STEP_100)
+
+
+@pytest.mark.parametrize(
+    ("divisor", "jump"), [("weights", 1.0), ("batch", 128 / (127 * 0.025034 + 1.974966))]
+)
+def test_the_terms_of_srat_keep_their_ratio_when_the_weights_begin(divisor, jump):
+    defense = srat_with(
+        weights="effective_number", beta=0.9999, begin_epoch=161, temperature=0.1, divisor=divisor
+    )
+
+    def ratio(epoch):
+        model, batch = step_100_batch(epoch)
+        scalars = step(defense, {ROBUST: model}, batch).scalars
+        return (scalars["separation"] / scalars["adv_loss"]).item()
+
+    assert ratio(161) / ratio(160) == pytest.approx(jump, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [class_balanced, srat_with])
@@ -155,7 +247,7 @@ def test_weights_are_exactly_one_before_their_first_epoch(kind):
         assert at(epoch)["adv_loss"].item() == pytest.approx(plain.item(), abs=1e-15)
     for epoch in (161, 400):
         assert at(epoch)["mean_weight"].item() == pytest.approx(2.5 / 3)
-        assert at(epoch)["adv_loss"].item() == pytest.approx(0.586605, abs=1e-6)
+        assert at(epoch)["adv_loss"].item() == pytest.approx(0.703926, abs=1e-6)
 
 
 # --- separation

@@ -12,7 +12,8 @@ from robustbench_lite.datasets import DATASETS
 from robustbench_lite.models import MODELS
 from robustbench_lite.training.recipe import load_recipe, recipe_files, recipe_from_dict
 
-# SHA-256 of what a checkpoint's card keeps of each recipe, as JSON, at commit 69a7bf3.
+# SHA-256 of what a checkpoint's card keeps of each recipe, as JSON, at commit 69a7bf3; of the
+# imbalanced ones since their losses are divided by the sum of the class weights.
 HASHES = json.loads((Path(__file__).parent / "recipe_hashes.json").read_text())
 
 

@@ -287,18 +287,20 @@ def test_ingredients_work_with_any_method_and_resume(tmp_path, digits, extra):
     assert not torch.equal(*weights), "the ingredient changes what is learnt"
 
 
-def test_imbalance_thins_the_training_set_but_not_the_validation_set(tmp_path, digits):
+def test_an_imbalanced_set_is_chosen_from_all_images_and_rare_classes_keep_theirs(digits):
     words = [
         *("--imbalance.name", "step", "--imbalance.ratio", "10", "--imbalance.largest", "100"),
         *("--imbalance.seed", "0"),
     ]
-    recipe = load_recipe("digits_standard", words)
+    recipe = load_recipe("digits_standard", [*words, "--data.validation", "110"])
     data = TrainingData(recipe, digits, CPU)
+    chosen = recipe.imbalance.choose(digits.labels, 10)
+    assert torch.equal(data.data.images, digits.images[chosen])
     assert data.class_counts.tolist() == [100] * 5 + [10] * 5
     assert torch.equal(data.class_counts, torch.bincount(data.data.labels))
-    assert len(data.validation) == recipe.data.validation
-    held_out = hold_out(digits, recipe.data.validation, recipe.training.seed)[1]
-    assert torch.equal(data.validation.images, digits.images[held_out])
+    assert torch.bincount(data.validation.labels).tolist() == [20] * 5 + [2] * 5
+    seen = {image.numpy().tobytes() for image in data.data.images}
+    assert not any(image.numpy().tobytes() in seen for image in data.validation.images)
 
 
 def test_outliers_come_in_consecutive_blocks_from_another_place_each_epoch(digits, monkeypatch):

@@ -1,5 +1,6 @@
 """Validation: what the choice of the checkpoint rests on."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
@@ -30,6 +31,17 @@ def test_accuracies_are_of_all_examples():
     assert validate(Line(), split(51, 115, 204), SECTION, seed=0) == {
         "clean_accuracy": 2 / 3,
         "robust_accuracy": 1 / 3,
+    }
+
+
+def test_the_mean_over_the_classes_counts_a_rare_class_as_much_as_a_frequent_one():
+    data = split(51, 51, 51, 115, 204, 230)  # right and robust: the first three and the last two
+    data.labels[4:] = torch.tensor([1, 0])
+    section = replace(SECTION, select_by="class_mean_robust_accuracy")
+    assert validate(Line(), data, section, seed=0) == {
+        "clean_accuracy": 5 / 6,
+        "robust_accuracy": 4 / 6,
+        "class_mean_robust_accuracy": (3 / 5 + 1) / 2,  # a third class of the set has none here
     }
 
 
