@@ -291,7 +291,7 @@ def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
     for role, network in recipe.defense.extra_networks.items():
         if isinstance(network, JointNetwork):
             wanted[role] = (network.architecture, {})
-    normalized = recipe.model.normalization == "dataset"
+    mean, std = recipe.model.mean_and_std(info)
     networks = {}
     for role, (name, options) in wanted.items():
         torch.manual_seed(fold_seed(recipe.training.seed, "initialisation", role) % 2**63)
@@ -300,8 +300,8 @@ def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
             num_classes=data.num_classes,
             in_channels=info.channels,
             image_size=info.image_size,
-            mean=info.mean if normalized else None,
-            std=info.std if normalized else None,
+            mean=mean,
+            std=std,
             **options,
         )
     return networks
