@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Fat(Defense):
     def __post_init__(self) -> None:
         check_not_negative(noise=self.noise)
         begin = self.tau_begin
-        rising = begin[:1] == (1,) and all(a < b for a, b in zip(begin, begin[1:], strict=False))
+        rising = begin[:1] == (1,) and all(a < b for a, b in itertools.pairwise(begin))
         if not rising or len(begin) != len(self.tau) or min(self.tau) < 0:
             raise InputError(
                 f"defense.tau_begin={list(begin)}, tau={list(self.tau)}: tau_begin starts with 1 "
