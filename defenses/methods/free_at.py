@@ -19,8 +19,9 @@ from robustbench_lite.defenses.methods.pgd_at import adversarial_objective
 class FreeAt(Defense):
     """L = CE(f(clip(x + delta, 0, 1)), y), with a delta that is carried from step to step.
 
-    Shafahi et al. 2019, arXiv:1904.12843, Algorithm 1: every batch is replayed m times. One forward and backward pass of a replay gives
-    the gradient of the weights, which take a step, and that of delta, which becomes
+    Shafahi et al. 2019, arXiv:1904.12843, Algorithm 1: every batch is replayed m times. One forward
+    and backward pass of a replay gives the gradient of the weights, which take a step, and that of
+    delta, which becomes
 
         delta <- clip(delta + eps sign(grad_delta L), -eps, eps).
 

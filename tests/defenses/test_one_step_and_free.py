@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from defense_cases import Z_ADV, Recording, Y, Z, crafting, evaluate, example_images, make_batch
+from defense_cases import Z_ADV, Recording, Y, crafting, evaluate, example_images, make_batch
 from torch import nn
 
 from robustbench_lite.core.errors import InputError
