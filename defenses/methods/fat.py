@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,10 @@ class Fat(Defense):
 
     def _stopped_early(self, model: nn.Module, batch: Batch, tau: int) -> tuple[Tensor, Tensor]:
         """x' (B, C, H, W) and how many steps each example took (B,)."""
-        attack, place = self.crafting, {"ids": batch.ids, "seed": batch.seed, "stream": "fat"}
+        attack = self.crafting
+        draw = partial(
+            normal, batch.x.shape, ids=batch.ids, seed=batch.seed, stream="fat", restart=0
+        )
         x_adv = dataclasses.replace(attack, steps=0)(model, batch, loss="ce")
         left = torch.full_like(batch.y, tau)  # misclassified iterates that may still go on
         going = torch.ones_like(batch.y, dtype=torch.bool)
@@ -87,8 +91,7 @@ class Fat(Defense):
                 left = left - (wrong & going).long()
                 move = float(attack.alpha) * steepest_ascent(gradient, norm=attack.norm)
                 if self.noise:
-                    draw = normal(batch.x.shape, restart=0, step=step, **place)
-                    move = move + self.noise * draw.to(move.dtype)
+                    move = move + self.noise * draw(step=step).to(move.dtype)
                 moved = project(x_adv + move, batch.x, norm=attack.norm, eps=float(attack.eps))
                 x_adv = torch.where(per_example(going, moved), moved, x_adv)
                 steps = steps + going.long()
