@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.cli.options import add_place
+from robustbench_lite.cli.options import add_place, folder_name
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
@@ -133,30 +132,25 @@ def default_file(result: Mapping[str, Any]) -> Path:
     terms["outliers"] = {name: row["hash"] for name, row in result["outliers"].items()}
     terms["model"] = result["model"]["hash"]
     digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
-    name = re.sub(r"[^\w.@-]", "_", result["model"]["name"]).lstrip(".") or "_"
+    name = folder_name(result["model"]["name"])
     return Path("results") / name / f"detection-{result['dataset']['name']}-{digest[:8]}.json"
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Aligned text: a row per set of outliers and the average, in percent."""
+    from robustbench_lite.leaderboard.table.text import aligned
+
     attack, score = result["attack"], result["score"]["name"]
     rows = [["outliers", "clean", *[""] * (len(_SHOWN) - 1), "attacked", *[""] * (len(_SHOWN) - 1)]]
     rows.append(["", *[title for title, _ in _SHOWN] * 2])
     for name, row in [*result["outliers"].items(), ("average", result["average"])]:
         numbers = [row[kind][key] for kind in ("clean", "attacked") for _, key in _SHOWN]
         rows.append([name, *(f"{100 * number:.2f}" for number in numbers)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines, _ = aligned(rows, right=[place > 0 for place in range(len(rows[0]))])
     about = (
         f"{plain(result['model']['name'])}: {score.upper()} on {result['examples']['count']} "
         f"{result['dataset']['name']} images; attacked in and out, eps {attack['eps']}, "
         f"{attack['steps']} steps"
     )
     note = "FPR95: outliers passed at the strictest threshold that keeps 95 % of the inliers"
-    return "\n".join([about, *(line.rstrip() for line in lines), note])
+    return "\n".join([about, *lines, note])
