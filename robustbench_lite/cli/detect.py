@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.cli.options import add_network, add_place, chosen_network
+from robustbench_lite.cli.options import add_network, add_place, chosen_network, folder_name
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
@@ -134,12 +133,14 @@ def default_file(result: Mapping[str, Any]) -> Path:
     terms["outliers"] = {name: row["hash"] for name, row in result["outliers"].items()}
     terms["model"] = result["model"]["hash"]
     digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
-    name = re.sub(r"[^\w.@-]", "_", result["model"]["name"]).lstrip(".") or "_"
+    name = folder_name(result["model"]["name"])
     return Path("results") / name / f"detection-{result['dataset']['name']}-{digest[:8]}.json"
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Aligned text: a row per set of outliers and metric, in percent with intervals."""
+    from robustbench_lite.leaderboard.table.text import aligned
+
     attack, score = result["attack"], result["score"]["name"]
     rows = [["outliers", "n", "", *_KINDS]]
     for name, row in result["outliers"].items():
@@ -151,8 +152,7 @@ def table(result: Mapping[str, Any]) -> str:
         for place, (key, title) in enumerate(_SHOWN.items()):
             values = [_percent(result["average"][kind][key]) for kind in _KINDS]
             rows.append(["" if place else "average", "", title, *values])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines, _ = aligned(rows, right=[place == 1 for place in range(len(rows[0]))])
     about = (
         f"{plain(result['model']['name'])}: {score.upper()} on {result['examples']['count']:,} "
         f"{result['dataset']['name']} images; attacked in and out, eps {attack['eps']}, "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.cli.options import add_network, add_place, chosen_network
+from robustbench_lite.cli.options import add_network, add_place, chosen_network, folder_name
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others
 
@@ -92,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_plan(source, data, protocol, settings, n=n, device=device)
         return 0
     folder = default_folder(protocol.id, source.hash, data, n, arguments.seed)
-    out = Path(arguments.out or Path("results") / _plain(source.name) / folder)
+    out = Path(arguments.out or Path("results") / folder_name(source.name) / folder)
     evaluate(
         source,
         data,
@@ -177,9 +176,4 @@ def _print_plan(
 def default_folder(protocol_id: str, model_hash: str, data: Split, n: int, seed: int) -> str:
     """One folder per (data, protocol, network, examples, seed): a call finds its own result."""
     weights = model_hash.removeprefix("sha256:")[:8]
-    return _plain(f"{data.name}-{protocol_id}-{weights}-{data.split}{n}-seed{seed}")
-
-
-def _plain(text: str) -> str:
-    """A folder name: whatever is not a letter, digit or one of `._@-` becomes `_`."""
-    return re.sub(r"[^\w.@-]", "_", text).lstrip(".") or "_"
+    return folder_name(f"{data.name}-{protocol_id}-{weights}-{data.split}{n}-seed{seed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -60,3 +61,8 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+
+
+def folder_name(text: str) -> str:
+    """A folder name: whatever is not a letter, digit or one of `._@-` becomes `_`."""
+    return re.sub(r"[^\w.@-]", "_", text).lstrip(".") or "_"

@@ -216,11 +216,11 @@ def test_every_number_is_whole_and_names_only_what_is_there(tables):
             assert cell.union or len(names) == 1 or cell.attack in names
 
 
-def test_every_recipe_and_stand_in_named_is_shipped(tables):
+def test_every_recipe_and_small_scale_recipe_named_is_shipped(tables):
     shipped = recipe_files()
     for row in (row for table in tables.values() for row in table.rows):
         assert row.recipe in ("", *shipped)
-        assert row.stand_in in ("", *shipped)
+        assert row.small_scale in ("", *shipped)
         assert row.recipe == "" or row.recipe.startswith(row.dataset)
 
 
