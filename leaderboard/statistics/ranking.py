@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,7 @@ from robustbench_lite.leaderboard.statistics.accuracy import LEVEL, holm_rejects
 UNRANKED = "–"
 
 
-@dataclass(frozen=True, order=True)
-class GroupKey:
+class GroupKey(NamedTuple):
     """What results have to share to be ranked together; its order is the order of the tables."""
 
     dataset: str
