@@ -63,7 +63,8 @@ def can_win(layers: Sequence[Affine], region: Region, label: int, other: int) ->
             integrality=program.integral,
             options={"time_limit": _SECONDS},
         )
-    dual = getattr(solved, "mip_dual_bound", None)
+    # Without a switch it is a linear program, whose optimum is its own bound.
+    dual = solved.mip_dual_bound if any(program.integral) or solved.status != 0 else solved.fun
     robust = dual is not None and dual + constant > _PROVED
     found = None
     if solved.x is not None:

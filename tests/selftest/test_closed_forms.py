@@ -13,7 +13,7 @@ from robustbench_lite.selftest.networks import PIXELS, Staircase, box_network, g
     ("norm", "expected"), [("Linf", 0.3 / 7), ("L2", 0.3 / 5), ("L1", 0.3 / 4)]
 )
 def test_far_from_the_box_the_radius_is_the_margin_over_the_dual_norm(norm, expected):
-    weight, bias = torch.tensor([[0.0, 0.0], [3.0, -4.0]]), torch.tensor([0.3, 0.5])
+    weight = torch.tensor([[0.0, 0.0], [3.0, -4.0]])
     x, y = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
     bias = torch.tensor([0.3, 0.5])  # z = (0.3, 1.5 - 2 + 0.5 = 0)
     assert linear_radii(weight, bias, x, y, norm=norm).item() == pytest.approx(expected, abs=1e-7)
@@ -104,7 +104,7 @@ def test_the_gain_of_the_staircase_is_the_best_of_all_corners():
         moved = image.repeat(len(signs), 1)
         moved[:, :6] = (moved[:, :6] + 0.1 * signs).clamp(0, 1)
         scores = network(torch.cat([image[None], moved]).float().view(-1, 1, 8, 8))[:, 1]
-        assert gain.item() == pytest.approx(float(scores.max() - scores[0]), abs=1e-5)
+        assert gain.item() == pytest.approx(float((scores.max() - scores[0]).detach()), abs=1e-5)
 
 
 def test_the_staircase_has_no_gradient():
