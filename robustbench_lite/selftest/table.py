@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from robustbench_lite.selftest.run import Row
 
-_WIDTH = 59
+_WIDTH = 61
 
 
 def heading() -> str:
