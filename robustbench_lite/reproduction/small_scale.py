@@ -129,7 +129,7 @@ class StandIns:
             ModelProvenance("stand-in"),
             protocol,
             [] if metric == CLEAN else wanted,
-            self.terms.n or len(self.finder.data),
+            self.terms.images(self.finder.data, len(self.finder.data)),
         )
 
 
