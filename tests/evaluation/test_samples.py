@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,9 +98,18 @@ def test_an_interrupted_sample_ends_with_the_same_bytes(source, digits, tmp_path
         assert whole.read_bytes() == broken.read_bytes(), name
 
 
-def test_another_sample_never_goes_on_in_a_folder(source, digits, tmp_path):
+@pytest.fixture(scope="module")
+def thirty(checkpoint, digits, tmp_path_factory):
+    """The result folder of 30 images drawn with seed 0, which tests copy."""
+    out = tmp_path_factory.mktemp("thirty") / "r"
+    network = resolve_model(str(checkpoint), allow_code=False, device="cpu")
+    run(network, digits, out, random_images(30, len(digits), 0))
+    return out
+
+
+def test_another_sample_never_goes_on_in_a_folder(source, digits, tmp_path, thirty):
     size = len(digits)
-    run(source, digits, tmp_path / "r", random_images(30, size, 0))
+    shutil.copytree(thirty, tmp_path / "r")
     before = (tmp_path / "r" / "result.json").read_bytes()
     with pytest.raises(LedgerMismatchError, match=r"examples.seed: 0 there, 1 now") as error:
         run(source, digits, tmp_path / "r", random_images(30, size, 1))
@@ -114,9 +124,9 @@ def test_another_sample_never_goes_on_in_a_folder(source, digits, tmp_path):
     assert (tmp_path / "r" / "result.json").read_bytes() == before
 
 
-def test_a_header_with_other_ids_is_refused(source, digits, tmp_path):
+def test_a_header_with_other_ids_is_refused(source, digits, tmp_path, thirty):
     sample = random_images(30, len(digits), 0)
-    run(source, digits, tmp_path / "r", sample)
+    shutil.copytree(thirty, tmp_path / "r")
     path = tmp_path / "r" / "header.json"
     header = json.loads(path.read_text())
     ids = header["identity"]["examples"]["ids"]
@@ -145,8 +155,8 @@ def _edited(examples, **changes):
         (lambda e: {k: v for k, v in e.items() if k != "of"}, "missing key examples.of"),
     ],
 )
-def test_a_result_that_lies_about_its_images_is_refused(source, digits, tmp_path, change, words):
-    run(source, digits, tmp_path / "r", random_images(30, len(digits), 0))
+def test_a_result_that_lies_about_its_images_is_refused(tmp_path, thirty, change, words):
+    shutil.copytree(thirty, tmp_path / "r")
     path = tmp_path / "r" / "result.json"
     data = json.loads(path.read_text())
     data["examples"] = change(data["examples"])
