@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from robustbench_lite.leaderboard.published.records import ACCURACIES, CLEAN, Cell, Row
+from robustbench_lite.leaderboard.published.records import (
+    ACCURACIES,
+    CLEAN_METRIC,
+    Cell,
+    PublishedRow,
+)
 from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
@@ -34,7 +39,7 @@ class ModelProvenance:
         canonical: whether it was trained on the original pixels; None when unknown.
     """
 
-    kind: Literal["published weights", "retrained", "stand-in", "unknown"]
+    kind: Literal["published weights", "retrained", "small-scale", "unknown"]
     seed: int | None = None
     selection: str = ""
     difference: str = ""
@@ -104,7 +109,7 @@ class CellComparison:
 
 
 def judge(
-    row: Row,
+    row: PublishedRow,
     cell: Cell,
     measured: Sequence[Measured],
     *,
@@ -172,19 +177,19 @@ def unmeasurable(cell: Cell) -> str:
         return f"a number of another kind ({cell.quantity}), which this command does not measure"
     if cell.part:
         return f"the number is over {cell.part}"
-    if cell.metric != CLEAN and not cell.protocol:
+    if cell.metric != CLEAN_METRIC and not cell.protocol:
         return "the source does not state the attack's settings, or we have no such attack"
-    if cell.metric != CLEAN and not cell.eps:
+    if cell.metric != CLEAN_METRIC and not cell.eps:
         return "the source does not state the radius"
     return ""
 
 
 def _obstacles(
-    row: Row, cell: Cell, one: Measured, stated: Sequence[Settings], whole: int
+    row: PublishedRow, cell: Cell, one: Measured, stated: Sequence[Settings], whole: int
 ) -> Iterator[str]:
     """Every reason against comparing."""
-    if one.origin.kind == "stand-in":
-        yield "stand-in: a small network on other data, not the published one"
+    if one.origin.kind == "small-scale":
+        yield "small-scale: a small network on other data, not the published one"
         return
     if not cell.is_target:
         yield "the published number is from memory: no target"
@@ -196,7 +201,7 @@ def _obstacles(
         known = "another hash than the original" if one.canonical is False else "no hash known"
         yield f"other pixels: {one.dataset} {one.split} has {known} ({_short(one.dataset_hash)})"
     yield from _other_images(one, whole)
-    if cell.metric != CLEAN:
+    if cell.metric != CLEAN_METRIC:
         yield from _other_attack(cell, one, stated)
     yield from _other_network(row, one)
 
@@ -229,7 +234,7 @@ def _other_attack(cell: Cell, one: Measured, stated: Sequence[Settings]) -> Iter
         yield f"other protocol: {one.protocol_id} here, {cell.protocol_id} published"
 
 
-def _other_network(row: Row, one: Measured) -> Iterator[str]:
+def _other_network(row: PublishedRow, one: Measured) -> Iterator[str]:
     origin = one.origin
     if origin.kind == "unknown":
         yield (

@@ -24,6 +24,8 @@ FLAGGED = "flagged"  # a flag is raised
 REPORTED = "reported"  # a number without what it was counted from
 RANKED = (MEASURED, VERIFIED)
 STATUSES = (*RANKED, FLAGGED, REPORTED)
+EXAMPLES_FILE = "examples.parquet"  # beside a result: a row for each example and attack
+CLEAN = "clean"  # what its column `attack` holds in the rows of the clean pass
 
 
 class Accuracy(msgspec.Struct, frozen=True):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from robustbench_lite.leaderboard.published.reported import ReportedRow, group_reported
 from robustbench_lite.leaderboard.results.records import RANKED, REPORTED, STATUSES, Result
@@ -19,8 +21,7 @@ from robustbench_lite.leaderboard.statistics.ranking import (
 from robustbench_lite.leaderboard.table.text import headings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One result or published row. The fields but `origin` are a table's columns, in their order.
 
     Shares are fractions, never percent. What a paper does not state has its default here.
@@ -78,7 +79,7 @@ class Row:
     protocol_hash: str = ""
     model_hash: str = ""
     source: str = ""
-    origin: Result | ReportedRow | None = field(default=None, repr=False, compare=False)
+    origin: Result | ReportedRow | None = None
 
     @property
     def measured(self) -> bool:
@@ -109,7 +110,7 @@ class Row:
         )
 
 
-_NAMES = [one.name for one in fields(Row) if one.name != "origin"]
+_NAMES = [name for name in Row.__struct_fields__ if name != "origin"]
 BEFORE_ATTACKS = tuple(_NAMES[: _NAMES.index("attacks")])
 AFTER_ATTACKS = tuple(_NAMES[_NAMES.index("attacks") + 1 :])
 FIXED_COLUMNS = (*BEFORE_ATTACKS, *AFTER_ATTACKS)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.cli.options import add_images, add_place, check_images, chosen_images
+from robustbench_lite.cli.options import (
+    add_images,
+    add_network,
+    add_place,
+    check_images,
+    chosen_images,
+    chosen_network,
+    folder_name,
+)
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others
 
@@ -24,13 +31,7 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Arguments of `rbl evaluate`."""
-    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a checkpoint folder")
-    parser.add_argument(
-        "--model", metavar="FACTORY", help="instead: FILE.py:factory or package.module:factory"
-    )
-    parser.add_argument(
-        "--allow-code", action="store_true", help="let --model run the code of its file"
-    )
+    add_network(parser)
     parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
     parser.add_argument("--eps", metavar="E", help="radius, such as 8/255 or 0.031")
     add_images(parser)
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_plan(source, data, protocol, settings, images=images, device=device)
         return 0
     folder = default_folder(protocol.id, source.hash, data, images, arguments.seed)
-    out = Path(arguments.out or Path("results") / _plain(source.name) / folder)
+    out = Path(arguments.out or Path("results") / folder_name(source.name) / folder)
     evaluate(
         source,
         data,
@@ -124,12 +125,9 @@ def _prepared(
 ) -> tuple[LoadedModel, Split, Protocol, Settings]:
     """What is evaluated on what and how, from the command line."""
     from robustbench_lite.attacks.protocol import load_protocol
-    from robustbench_lite.checkpoints.model_source import resolve_model
     from robustbench_lite.datasets import dataset_info, load_split
     from robustbench_lite.evaluation.evaluate import Settings
 
-    if (arguments.checkpoint is None) == (arguments.model is None):
-        raise InputError("give either a CHECKPOINT folder or --model FACTORY")
     protocol = load_protocol(arguments.protocol, eps=arguments.eps, engine=arguments.engine)
     settings = Settings(
         arguments.batch_size,
@@ -141,9 +139,7 @@ def _prepared(
     check_images(arguments)
     if arguments.dataset is not None:
         dataset_info(arguments.dataset)  # an unknown name should not wait for the network
-    source = resolve_model(
-        arguments.checkpoint or arguments.model, allow_code=arguments.allow_code, device="cpu"
-    )
+    source = chosen_network(arguments)
     if arguments.name:
         source = dataclasses.replace(source, name=arguments.name)
     dataset = arguments.dataset or (source.card.dataset if source.card else "")
@@ -191,9 +187,4 @@ def default_folder(
 ) -> str:
     """One folder per (data, protocol, network, examples, seed): a call finds its own result."""
     weights = model_hash.removeprefix("sha256:")[:8]
-    return _plain(f"{data.name}-{protocol_id}-{weights}-{data.split}{images.word}-seed{seed}")
-
-
-def _plain(text: str) -> str:
-    """A folder name: whatever is not a letter, digit or one of `._@-` becomes `_`."""
-    return re.sub(r"[^\w.@-]", "_", text).lstrip(".") or "_"
+    return folder_name(f"{data.name}-{protocol_id}-{weights}-{data.split}{images.word}-seed{seed}")

@@ -34,17 +34,12 @@ from robustbench_lite.datasets.selection import Selection, first_images
 from robustbench_lite.evaluation.evidence import compress
 from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import read_measured
-from robustbench_lite.evaluation.ledger import (
-    CLEAN,
-    Ledger,
-    fix_environment,
-    open_ledger,
-    part_rows,
-)
+from robustbench_lite.evaluation.ledger import Ledger, fix_environment, open_ledger, part_rows
 from robustbench_lite.evaluation.model_checks import check_attackable
 from robustbench_lite.evaluation.settings import Settings, evaluation_header
 from robustbench_lite.evaluation.workers import ALONE, Workers
 from robustbench_lite.evaluation.write_results import read_results, write_results
+from robustbench_lite.leaderboard.results.records import CLEAN
 from robustbench_lite.verifier import Verdict, verify
 
 __all__ = ["Progress", "Settings", "evaluate"]

@@ -10,15 +10,13 @@ from robustbench_lite.core.storage import read_sealed_json, write_atomically, wr
 from robustbench_lite.core.stored_table import write_table
 from robustbench_lite.evaluation.flags.outcome_checks import outcome_checks
 from robustbench_lite.evaluation.flags.thresholds import raised, read_measured
-from robustbench_lite.evaluation.ledger import CLEAN, COLUMNS, Header, Ledger
+from robustbench_lite.evaluation.ledger import COLUMNS, Header, Ledger
+from robustbench_lite.leaderboard.results.records import CLEAN, EXAMPLES_FILE
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
     from robustbench_lite.leaderboard.statistics.accuracy import AccuracyRecord
-
-
-EXAMPLES_FILE = "examples.parquet"
 
 
 def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, object]:

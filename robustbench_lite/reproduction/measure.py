@@ -23,7 +23,7 @@ from robustbench_lite.leaderboard.published.comparability import (
     unmeasurable,
 )
 from robustbench_lite.leaderboard.published.load import published_folder
-from robustbench_lite.leaderboard.published.records import CLEAN, Cell, Row
+from robustbench_lite.leaderboard.published.records import CLEAN_METRIC, Cell, PublishedRow
 from robustbench_lite.leaderboard.results.load import find_results, load_result
 from robustbench_lite.leaderboard.results.records import Accuracy, Result
 
@@ -96,18 +96,18 @@ class ResultFinder:
         self.data, self.terms, self.progress = data, terms, progress
         self.results = stored_results(terms.results)
 
-    def protocol_of(self, row: Row, cell: Cell, eps: str) -> Protocol | None:
+    def protocol_of(self, row: PublishedRow, cell: Cell, eps: str) -> Protocol | None:
         """What is to run for a number; None when the user's protocol has nothing like it."""
         terms = self.terms
         if terms.protocol is not None:
             protocol = published_protocol(
                 terms.protocol, eps=eps or ANY_RADIUS, engine=terms.engine
             )
-            return protocol if attacks_of(cell, protocol) or cell.metric == CLEAN else None
-        if cell.metric != CLEAN:
+            return protocol if attacks_of(cell, protocol) or cell.metric == CLEAN_METRIC else None
+        if cell.metric != CLEAN_METRIC:
             return published_protocol(cell.protocol, eps=eps, engine=terms.engine)
         for other in row.cells:  # the clean pass of whatever runs anyway
-            if other.metric != CLEAN and not unmeasurable(other) and other.n == cell.n:
+            if other.metric != CLEAN_METRIC and not unmeasurable(other) and other.n == cell.n:
                 return self.protocol_of(row, other, terms.eps or other.eps)
         return published_protocol(CLEAN_ONLY, eps=eps or ANY_RADIUS)
 
@@ -238,7 +238,7 @@ def compared_settings(spec: AttackSpec) -> dict[str, str]:
 
 def attacks_of(cell: Cell, protocol: Protocol) -> list[AttackSpec]:
     """The attacks of a protocol that a number speaks of; none for clean accuracy."""
-    if cell.metric == CLEAN:
+    if cell.metric == CLEAN_METRIC:
         return []
     if cell.union:
         return list(protocol.attacks)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import robustbench_lite.reproduction.measure as bench_module
-import robustbench_lite.reproduction.small_scale as stand_ins_module
+import robustbench_lite.reproduction.small_scale as small_scale_module
 from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.checkpoints.checkpoint import load_checkpoint, read_card, save_checkpoint
 from robustbench_lite.checkpoints.model_source import resolve_model
@@ -32,7 +32,7 @@ from robustbench_lite.leaderboard.published.reproductions import Reproduction
 from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.reproduction.compare import assign
 from robustbench_lite.reproduction.measure import compared_settings, published_protocol, settings_of
-from robustbench_lite.reproduction.small_scale import stand_in_recipe
+from robustbench_lite.reproduction.small_scale import small_scale_recipe
 from robustbench_lite.training.recipe import load_recipe, recipe_files
 
 PGD = {"attack": "pgd", "loss": "ce", "steps": "20", "alpha": "0.0375"}
@@ -309,7 +309,7 @@ def test_a_sample_of_another_set_and_a_chosen_subset_are_other_images():
         ),
         ({"n": 2000, "examples": Examples(0, 2000, 3000)}, "other images: first 2000 of 3000 here"),
         ({"origin": ModelProvenance("unknown")}, "unknown weights"),
-        ({"origin": ModelProvenance("stand-in")}, "stand-in: a small network"),
+        ({"origin": ModelProvenance("small-scale")}, "small-scale: a small network"),
     ],
 )
 def test_other_terms_are_not_comparable_and_say_which(change, words):
@@ -457,28 +457,30 @@ def test_the_authors_engine_runs_where_there_is_an_autoattack():
     assert published_protocol("pgd20_ce_a003", eps="0.1", engine="reference").engine == "ours"
 
 
-# -- stand-ins -----------------------------------------------------------------------------------
+# -- small-scale -----------------------------------------------------------------------------------
 
 
-def test_every_stand_in_named_by_a_table_is_a_recipe_on_digits():
-    names = {row.stand_in for name in published_names() for row in load_published(name).rows} - {""}
+def test_every_small_scale_recipe_named_by_a_table_is_a_recipe_on_digits():
+    names = {row.small_scale for name in published_names() for row in load_published(name).rows} - {
+        ""
+    }
     assert len(names) > 20
     for name in names:
-        recipe = stand_in_recipe(name)
+        recipe = small_scale_recipe(name)
         assert recipe.data.name == "digits"
         assert recipe.training.epochs == 40
         assert f'name = "{recipe.defense_name}"' in recipe_files()[name].read_text()
         assert getattr(recipe.defense, "begin_epoch", 1) <= 40
 
 
-def test_a_stand_in_stretches_the_epochs_its_recipe_names():
-    method, stretched = load_recipe("mnist_irat"), stand_in_recipe("mnist_irat")
+def test_a_small_scale_recipe_stretches_the_epochs_its_recipe_names():
+    method, stretched = load_recipe("mnist_irat"), small_scale_recipe("mnist_irat")
     assert (method.training.epochs, stretched.training.epochs) == (4, 40)
     assert (method.defense.begin_epoch, stretched.defense.begin_epoch) == (3, 21)
     assert stretched.as_dict()["schedule"]["begin"] == [1, 21]
     assert stretched.validation.every == 40
     assert stretched.optimizer == method.optimizer
-    assert stand_in_recipe("mnist_bgat").as_dict()["defense"]["teachers"] == ["digits_standard"]
+    assert small_scale_recipe("mnist_bgat").as_dict()["defense"]["teachers"] == ["digits_standard"]
     assert all(name in recipe_files() for name in ("digits_standard", "digits_pgd_at"))
 
 
@@ -652,26 +654,28 @@ def test_a_row_of_the_last_epoch_takes_the_last_checkpoint(capsys):
     assert "other checkpoint: best validation" in found["Clean"]["reasons"][0]
 
 
-def test_quick_says_loudly_that_it_is_a_stand_in(capsys, monkeypatch):
+def test_quick_says_loudly_that_it_is_small_scale(capsys, monkeypatch):
     overrides = ["--training.epochs", "1", "--defense.crafting.steps", "1"]
     monkeypatch.setattr(
-        stand_ins_module,
-        "stand_in_recipe",
+        small_scale_module,
+        "small_scale_recipe",
         lambda name: dataclasses.replace(load_recipe("digits_pgd_at", overrides), name=name),
     )
-    monkeypatch.setitem(stand_ins_module._ATTACKS, "aa", ("fgsm", "fgsm"))  # AutoAttack takes long
+    monkeypatch.setitem(
+        small_scale_module._ATTACKS, "aa", ("fgsm", "fgsm")
+    )  # AutoAttack takes long
     text = TABLE.replace("PGD-1000", "AutoAttack").replace("pgd1000", "aa")
-    second = '[[rows]]\nid = "other"\nmethod = "N"\nstand_in = "mnist_trades"\n'
+    second = '[[rows]]\nid = "other"\nmethod = "N"\nsmall_scale = "mnist_trades"\n'
     text += second + 'values = ["80.00", "54.00", "", ""]\n'
     text += '[[rows]]\nid = "none"\nmethod = "O"\nvalues = ["70.00", "", "", ""]\n'
-    name = table_file(text, stand_in="mnist_pgd_at")
+    name = table_file(text, small_scale="mnist_pgd_at")
     out = run(capsys, name, "--scale", "quick", *FAST)
-    assert out.startswith("STAND-INS: ")
+    assert out.startswith("SMALL-SCALE: ")
     assert "none may be quoted" in out
     data = json.loads(run(capsys, name, "--scale", "quick", *FAST, "--format", "json"))
-    assert data["stand_in"] is True
+    assert data["small_scale"] is True
     assert {one["verdict"] for one in data["cells"]} == {"not comparable"}
-    assert all("stand-in" in one["reasons"][0] for one in data["cells"])
+    assert all("small-scale" in one["reasons"][0] for one in data["cells"])
     measured = {(one["row"], one["title"]) for one in data["cells"] if one["ours"]}
     assert measured == {
         *(("tiny", title) for title in ("Clean", "PGD-20", "Worst", "AutoAttack")),
@@ -687,9 +691,9 @@ def test_quick_says_loudly_that_it_is_a_stand_in(capsys, monkeypatch):
 
 def test_an_order_is_seen_not_seen_or_not_separated():
     high, low, near = (measured(k, 100) for k in (90, 50, 85))
-    assert stand_ins_module._seen(high, low) == "seen"
-    assert stand_ins_module._seen(low, high) == "not seen"
-    assert stand_ins_module._seen(high, near) == "not separated"
+    assert small_scale_module._seen(high, low) == "seen"
+    assert small_scale_module._seen(low, high) == "not seen"
+    assert small_scale_module._seen(high, near) == "not separated"
 
 
 def test_without_a_way_to_measure_the_published_numbers_are_shown(capsys):
@@ -735,7 +739,7 @@ def test_list_and_check_and_out(capsys):
         (["mart_2020", "--train", "--seeds", "1;2", "--rows", "mart"], ["no list of seeds"]),
         (["rpat_table4", "--train"], ["has a recipe to train"]),
         (["cure_table1", "--scale", "quick", "--rows", "x"], ["has no row 'x'"]),
-        (["atom_2020_table2", "--scale", "quick"], ["has a stand-in"]),
+        (["atom_2020_table2", "--scale", "quick"], ["has a small-scale recipe"]),
     ],
 )
 def test_wrong_arguments_are_one_line(capsys, arguments, words):
