@@ -15,7 +15,6 @@ of one run on one machine: only the ratios mean something.
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import time
@@ -24,19 +23,22 @@ from collections import Counter
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from attack_sides import (
+    STAGES,
+    add_network,
+    load,
+    our_stage,
+    predictions,
+    reference_stage,
+    start_sides,
+)
 from torch import nn
 
-from robustbench_lite import load_split, resolve_model
 from robustbench_lite.attacks.acceleration.search_network import search_network
-from robustbench_lite.attacks.autoattack.ensemble import stages
-from robustbench_lite.attacks.contract import RunTerms
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import parse_eps
 from robustbench_lite.core.allocator import keep_freed_memory
 from robustbench_lite.core.numerics import deterministic, plain_numerics
-from robustbench_lite.models import build_model
-
-REFERENCE_NAMES = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 
 
 class Recorder(nn.Module):
@@ -88,63 +90,6 @@ def bare_seconds(network, recorder, like, device, repeats):
     return total
 
 
-def run_reference(stage, model, x, y, arguments, batch_size, device):
-    from pyautoattack import AutoAttack
-
-    classes = model(x[:1]).shape[1]
-    attack = AutoAttack(
-        model, norm="Linf", eps=arguments.eps_value, seed=arguments.seed, device=device
-    )
-    attack.apgd_targeted.n_target_classes = min(9, classes - 1)
-    attack.fab.n_target_classes = min(9, classes - 1)
-    attack.attacks_to_run = [REFERENCE_NAMES[stage]]
-    return attack.run_standard_evaluation(x, y, batch_size=batch_size)[0].detach()
-
-
-def run_ours(stage, model, x, y, arguments, batch_size, ids, network):
-    terms = RunTerms(
-        norm="Linf",
-        eps=arguments.eps_value,
-        ids=ids,
-        seed=arguments.seed,
-        stream=f"aa_standard/{stage}",
-        batch_size=batch_size,
-        network=network,
-    )
-    return stages("standard", "Linf")[stage](model, x, y, terms)
-
-
-def still_right(model, x, y, batch_size=250):
-    with torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in x.split(batch_size)]) == y
-
-
-def load(arguments):
-    """The network, images and labels, on the device."""
-    if arguments.checkpoint:
-        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
-        model, dataset = source.model, source.card.dataset
-        data = load_split(dataset, "test", data_dir=arguments.data_dir)
-        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
-    else:
-        torch.manual_seed(0)
-        model = build_model(
-            arguments.architecture,
-            num_classes=10,
-            in_channels=3,
-            image_size=(32, 32),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
-        )
-        x = torch.rand(arguments.n, 3, 32, 32)
-        y = None
-    model, x = model.to(arguments.device).eval(), x.to(arguments.device)
-    with torch.no_grad():
-        # Random weights know no labels: what they predict is right, so that nothing is skipped.
-        y = torch.cat([model(p).argmax(1) for p in x.split(100)]) if y is None else y
-    return model, x, y.to(arguments.device)
-
-
 def work(connection, arguments, kind, batch_size, kept):
     """The process of one side: receives stage names, answers with where the side then stands."""
     if kept:
@@ -157,7 +102,7 @@ def work(connection, arguments, kind, batch_size, kept):
         side = {
             "kind": kind,
             "batch_size": batch_size,
-            "standing": still_right(model, x, y),
+            "standing": predictions(model, x) == y,
             "seconds": {},
             "bare": {},
             "network": model,
@@ -178,21 +123,20 @@ def do_stage(side, stage, model, x, y, arguments, device):
         side["seconds"][stage] = 0.0
         return
     recorder = Recorder(side["network"])
-    if side["kind"] == "ours":
+    terms = {
+        "norm": "Linf",
+        "eps": arguments.eps_value,
+        "seed": arguments.seed,
+        "batch_size": side["batch_size"],
+    }
 
-        def call():
-            return run_ours(
-                stage, model, x[ids], y[ids], arguments, side["batch_size"], ids, recorder
-            )
-    else:
-
-        def call():
-            return run_reference(
-                stage, recorder, x[ids], y[ids], arguments, side["batch_size"], device
-            )
+    def call():
+        if side["kind"] == "ours":
+            return our_stage(stage, model, x[ids], y[ids], **terms, ids=ids, network=recorder)
+        return reference_stage(stage, recorder, x[ids], y[ids], **terms)
 
     side["seconds"][stage], x_adv = seconds(device, call)
-    side["standing"][ids[~still_right(model, x_adv, y[ids])]] = False
+    side["standing"][ids[predictions(model, x_adv) != y[ids]]] = False
     if arguments.bare:
         side["bare"][stage] = bare_seconds(side["network"], recorder, x, device, arguments.bare)
 
@@ -229,12 +173,7 @@ def report(sides, stage_names):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", nargs="?")
-    parser.add_argument(
-        "--architecture", help="instead of a checkpoint: random weights, 3x32x32 noise images"
-    )
-    parser.add_argument("--eps", required=True)
-    parser.add_argument("--n", type=int, default=500)
+    add_network(parser)
     parser.add_argument("--batches", type=int, nargs="+", default=[100, 250, 500])
     parser.add_argument("--kept", type=int, nargs="*", default=[])
     parser.add_argument("--ours", type=int, nargs="+", default=[100, 500])
@@ -242,10 +181,7 @@ def main() -> None:
     parser.add_argument("--tf32", action="store_true", help="on both sides")
     parser.add_argument("--stages", nargs="+", help="default: all four")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bare", type=int, default=7, help="repeats of bare passes; 0: none")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="also write everything here")
     arguments = parser.parse_args()
     arguments.eps_value = float(parse_eps(arguments.eps))
@@ -255,13 +191,9 @@ def main() -> None:
         f"reference at {size}, freed memory kept": ("reference", size, True)
         for size in arguments.kept
     }
-    context = multiprocessing.get_context("spawn")
-    workers, results = {}, {}
-    for label, side in sides.items():
-        workers[label], end = context.Pipe()
-        context.Process(target=work, args=(end, arguments, *side), daemon=True).start()
-        end.close()  # so that a worker that dies is seen
-    names = arguments.stages or list(REFERENCE_NAMES)
+    workers = start_sides(work, {label: (arguments, *side) for label, side in sides.items()})
+    results = {}
+    names = arguments.stages or STAGES
     for name in names:
         for label, connection in workers.items():  # stage by stage, the sides in turn
             connection.send(name)

@@ -27,7 +27,7 @@ rbl leaderboard "$out"/results/quick/* --format markdown
 rbl leaderboard "$out"/results/standard/* --format markdown
 
 echo; echo "Rare digits 5-9 (50 training images each), PGD-20 and CW:"
-rbl classes "$out"/results/quick/{step100_pgd_at,cb_reweight,focal,ldam_drw,srat} --format markdown
+rbl classes "$out"/results/quick/{step100_pgd_at,cb_reweight,focal,ldam_drw,balanced_softmax,srat} --format markdown
 
 echo; echo "Transfer from standard training to the masked network, and to a twin without masks:"
 rbl train mnist_standard --training.seed 1 --out "$out/runs/mnist_standard_twin" --threads 1 \

@@ -16,78 +16,39 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
+from attack_sides import STAGES, load, our_stage, predictions, reference_stage
 
-from robustbench_lite import load_split, resolve_model
+from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.core.numerics import deterministic, plain_numerics
 from robustbench_lite.verifier import verify
-
-STAGES = ("apgd_ce", "apgd_t", "fab_t", "square")
-
-
-def reference_stage(stage, model, x, y, *, threat, seed, batch_size, ids):
-    """Candidates of one stage of pyautoattack's standard version."""
-    from pyautoattack import AutoAttack
-
-    classes = model(x[:1]).shape[1]
-    attack = AutoAttack(model, norm=threat.norm, eps=float(threat.eps), seed=seed, device="cpu")
-    attack.apgd_targeted.n_target_classes = min(9, classes - 1)
-    attack.fab.n_target_classes = min(9, classes - 1)
-    attack.attacks_to_run = [stage.replace("_", "-")]
-    return attack.run_standard_evaluation(x, y, batch_size=batch_size)[0].detach()
-
-
-def our_stage(stage, model, x, y, *, threat, seed, batch_size, ids):
-    """Candidates of one stage of our own engine, searching on the network as evaluations do."""
-    from robustbench_lite.attacks.acceleration.search_network import search_network
-    from robustbench_lite.attacks.autoattack.ensemble import stages
-    from robustbench_lite.attacks.contract import RunTerms
-
-    network = search_network(model, precision="float32", device=x.device, like=x[0]).module
-    terms = RunTerms(
-        norm=threat.norm,
-        eps=float(threat.eps),
-        ids=ids,
-        seed=seed,
-        stream=f"aa_standard/{stage}",
-        batch_size=batch_size,
-        network=network,
-    )
-    return stages("standard", threat.norm)[stage](model, x, y, terms)
 
 
 def run(arguments):
     """One JSON per seed."""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
-    model = source.model.eval()
-    data = load_split(source.card.dataset, "test", data_dir=arguments.data_dir)
-    n = min(arguments.n or len(data), len(data))
-    x, y = data.pixels(slice(0, n)), data.labels[:n]
+    model, x, y = load(arguments)
+    n = len(x)
     threat = ThreatModel("Linf", parse_eps(arguments.eps))
-    stage_function = reference_stage if arguments.engine == "reference" else our_stage
     for seed in arguments.seeds:
         path = arguments.out / f"{arguments.engine}-{seed}.json"
         if path.exists():
             continue
         with deterministic(threads=1, seed=seed), plain_numerics():
-            with torch.no_grad():
-                standing = torch.cat([model(part).argmax(1) for part in x.split(250)]) == y
+            standing = predictions(model, x) == y
             record = {"clean": standing.nonzero().flatten().tolist()}
             for stage in STAGES:
                 ids = standing.nonzero().flatten()
                 if len(ids):
-                    x_adv = stage_function(
-                        stage,
-                        model,
-                        x[ids],
-                        y[ids],
-                        threat=threat,
-                        seed=seed,
-                        batch_size=arguments.batch_size,
-                        ids=ids,
-                    )
+                    terms = {"norm": threat.norm, "eps": float(threat.eps), "seed": seed}
+                    terms["batch_size"] = arguments.batch_size
+                    if arguments.engine == "ours":
+                        network = search_network(
+                            model, precision="float32", device=x.device, like=x[0]
+                        ).module
+                        terms |= {"ids": ids, "network": network}
+                    attack = our_stage if arguments.engine == "ours" else reference_stage
+                    x_adv = attack(stage, model, x[ids], y[ids], **terms)
                     verdict = verify(model, x[ids], x_adv, y[ids], threat=threat, batch_size=250)
                     standing[ids[verdict.broken]] = False
                 record[stage] = standing.nonzero().flatten().tolist()
@@ -133,7 +94,7 @@ def main() -> None:
     one.add_argument("--batch-size", type=int, default=250)
     one.add_argument("--data-dir")
     one.add_argument("--out", type=Path, required=True)
-    one.set_defaults(go=run)
+    one.set_defaults(go=run, architecture=None, device="cpu")
     two = commands.add_parser("compare")
     two.add_argument("out", type=Path)
     two.set_defaults(go=compare)

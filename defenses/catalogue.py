@@ -27,6 +27,36 @@ DEFENSES = Registry(
             "Zhang et al. 2019, arXiv:1901.08573",
             "faithful",
         ),
+        "fast_at": Entry(
+            f"{_HERE}.methods.fast_at:FastAt",
+            "FGSM-RS: one large step from a random start",
+            "Wong et al. 2020, arXiv:2001.03994",
+            "faithful",
+        ),
+        "n_fgsm": Entry(
+            f"{_HERE}.methods.n_fgsm:NFgsm",
+            "one step from noise twice as large as the radius, not projected onto the ball",
+            "de Jorge et al. 2022, arXiv:2202.01181",
+            "faithful",
+        ),
+        "free_at": Entry(
+            f"{_HERE}.methods.free_at:FreeAt",
+            "each batch replayed m times: every pass moves the weights and the perturbation",
+            "Shafahi et al. 2019, arXiv:1904.12843",
+            "faithful",
+        ),
+        "fat": Entry(
+            f"{_HERE}.methods.fat:Fat",
+            "friendly AT: PGD stopped tau steps after the first misclassification",
+            "Zhang et al. 2020, arXiv:2002.11242",
+            "faithful",
+        ),
+        "hat": Entry(
+            f"{_HERE}.methods.hat:Hat",
+            "helper examples beyond the crafted ones, labelled by a standard network",
+            "Rade and Moosavi-Dezfooli 2022, ICLR",
+            "faithful",
+        ),
         "alp": Entry(
             f"{_HERE}.methods.alp:Alp",
             "adversarial logit pairing, in the form LBGAT compares with or Kannan's",
@@ -117,6 +147,12 @@ DEFENSES = Registry(
             "Cao et al. 2019, arXiv:1906.07413",
             "faithful",
         ),
+        "balanced_softmax": Entry(
+            f"{_HERE}.methods.balanced_softmax:BalancedSoftmaxAt",
+            "AT-BSL: AT with the balanced softmax loss",
+            "Yue et al. 2024, arXiv:2403.10073",
+            "faithful",
+        ),
         "aloe": Entry(
             f"{_HERE}.methods.aloe:Aloe",
             "crafted inliers and crafted outliers, the latter pushed to uniform outputs",
@@ -167,6 +203,11 @@ LABEL_LOSSES = Registry(
             f"{_HERE}.label_losses:Ldam",
             "cross-entropy with a margin that grows with a class's rarity",
             "Cao et al. 2019, arXiv:1906.07413",
+        ),
+        "balanced_softmax": Entry(
+            f"{_HERE}.label_losses:BalancedSoftmax",
+            "cross-entropy of the logits plus the logarithm of each class's number of images",
+            "Ren et al. 2020, arXiv:2007.10740",
         ),
     },
 )

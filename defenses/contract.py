@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -29,6 +29,7 @@ class Batch:
         class_counts: training images of each class (K,), int64.
         label_loss: the recipe's loss on labels.
         outliers: augmented outliers (M, C, H, W) like `x`, where the defense asks for them.
+        carried: what `Defense.carry` gave after the step before; empty in the first step of a run.
     """
 
     x: Tensor
@@ -39,6 +40,7 @@ class Batch:
     class_counts: Tensor
     label_loss: LabelLoss
     outliers: Tensor | None = None
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
 
     def label_losses(self, logits: Tensor) -> Tensor:
         """The recipe's loss on labels: logits (B, K) to (B,); cross-entropy unless it says more."""
@@ -102,6 +104,11 @@ class Defense(ABC):
         return False
 
     @property
+    def replays(self) -> int:
+        """Steps on each batch, one after the other; the learning rate moves on with each."""
+        return 1
+
+    @property
     def extra_networks(self) -> Mapping[str, JointNetwork | FrozenNetwork]:
         """Networks beside the delivered one, by role; the loop builds, trains and stores them."""
         return {}
@@ -113,6 +120,8 @@ class Defense(ABC):
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         """Images to train on and what was learnt in making them, by name; all without a graph.
+
+        A tensor that requires a gradient gets that of the objective, which `carry` may read.
 
         Args:
             networks: as in `objective`; modes, parameters and gradients are left as they were.
@@ -132,6 +141,16 @@ class Defense(ABC):
             batch: images and labels.
             crafted: what `craft` returned.
         """
+
+    def carry(self, batch: Batch, crafted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the next step finds in `Batch.carried`; stored with the state of the run.
+
+        Args:
+            batch: of the step that has just been made.
+            crafted: what `craft` returned, with the gradients of the step in `.grad`.
+        """
+        del batch, crafted
+        return {}
 
 
 def check_not_negative(**values: float) -> None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.finite_check import FiniteCheck
-from robustbench_lite.attacks.first_order.pgd import Start, pgd
+from robustbench_lite.attacks.first_order.pgd import Keep, Start, pgd
 from robustbench_lite.attacks.model_state import BnMode
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 from robustbench_lite.core.errors import InputError
@@ -18,7 +18,7 @@ from robustbench_lite.defenses.contract import Batch
 
 @dataclass(frozen=True)
 class Crafting:
-    """PGD that crafts training examples; it returns its last iterate, as every method does.
+    """PGD that crafts training examples; it returns its last iterate unless told to keep another.
 
     Args:
         norm: `"Linf"` or `"L2"`.
@@ -52,6 +52,7 @@ class Crafting:
         loss: str,
         kappa: float | None = None,
         stream: str = "crafting",
+        keep: Keep = "last",
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """x_adv (B, C, H, W), detached.
@@ -62,6 +63,7 @@ class Crafting:
             loss: what is ascended, a name of `attacks.losses.LOSSES`.
             kappa: confidence of the margin loss.
             stream: name of the random stream, so that two attacks of one step start apart.
+            keep: which iterate comes back, as of `pgd`.
             on_step: called with (k, logits (B, K) at iterate k) before step k = 0 .. steps - 1.
         """
         return pgd(
@@ -75,7 +77,7 @@ class Crafting:
             restarts=1,
             loss=loss,
             start=self.start,
-            keep="last",
+            keep=keep,
             ids=batch.ids,
             seed=batch.seed,
             kappa=kappa,

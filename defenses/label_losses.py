@@ -148,6 +148,24 @@ class Ldam(LabelLoss):
         return functional.cross_entropy(self.scale * shifted, y, reduction="none")
 
 
+@dataclass(frozen=True)
+class BalancedSoftmax(LabelLoss):
+    """Cross-entropy of z + log n, n_c the training images of class c.
+
+    Balanced softmax (Ren et al. 2020, arXiv:2007.10740, Eq. 4); Menon et al. 2021
+    (arXiv:2007.07314) call it logit-adjusted cross-entropy with tau = 1. The shift acts in the loss
+    only: the network that is delivered, and attacked, has the plain logits.
+    """
+
+    needs_every_class: ClassVar[bool] = True
+
+    def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
+        logits = _full_precision(logits)
+        return functional.cross_entropy(
+            logits + class_counts.to(logits.dtype).log(), y, reduction="none"
+        )
+
+
 def _full_precision(logits: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay as they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

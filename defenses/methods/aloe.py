@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.finite_check import FiniteCheck
-from robustbench_lite.attacks.first_order.pgd import pgd
 from robustbench_lite.attacks.first_order.pgd_int import Rounding, pgd_int, whole_levels
 from robustbench_lite.attacks.losses import uniform_cross_entropy
 from robustbench_lite.attacks.model_state import BnMode
@@ -195,26 +194,14 @@ class Acet(Defense):
         return self.outliers
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
-        o, crafting = _outliers(batch), self.crafting
+        o = _outliers(batch)
         half = len(o) // 2
-        o2_adv = pgd(
-            networks[ROBUST],
-            o[half:],
-            # No image is of class -1, so all count as misclassified: the best is that of the loss.
-            _no_labels(o[half:]),
-            norm=crafting.norm,
-            eps=float(crafting.eps),
-            alpha=float(crafting.alpha),
-            steps=crafting.steps,
-            restarts=1,
-            loss="oe",
-            start=crafting.start,
-            keep="best_loss",
-            ids=_outlier_ids(batch)[half:],
-            seed=batch.seed,
-            mode=crafting.bn_mode,
-            stream="crafting/oe",
-            finite=FiniteCheck(o.device),
+        # No image is of class -1, so all count as misclassified: the best is that of the loss.
+        attacked = replace(
+            batch, x=o[half:], y=_no_labels(o[half:]), ids=_outlier_ids(batch)[half:]
+        )
+        o2_adv = self.crafting(
+            networks[ROBUST], attacked, loss="oe", stream="crafting/oe", keep="best_loss"
         )
         return {"outliers_adv": torch.cat([o[:half], o2_adv])}
 

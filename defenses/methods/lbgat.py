@@ -67,33 +67,22 @@ class Lbgat(Defense):
 
 
 @dataclass(frozen=True)
-class LbgatAlp(Defense):
+class LbgatAlp(Lbgat):
     """L = L_LBGAT + alpha MSE(f_R(x'), f_R(x)), x' by PGD on CE: LBGAT with logit pairing.
 
     Both sides of the pairing carry gradient. f_R's BatchNorm statistics are updated twice per
     step, f_N's once.
 
     Args:
-        crafting: as in `Lbgat`.
-        natural_architecture: as in `Lbgat`.
-        gamma: as in `Lbgat`.
+        crafting, natural_architecture, gamma: as in `Lbgat`.
         alpha: weight of the pairing; 1 in the manuscript.
     """
 
-    crafting: Crafting
-    natural_architecture: str
-    gamma: float
     alpha: float
 
     def __post_init__(self) -> None:
-        check_not_negative(gamma=self.gamma, alpha=self.alpha)
-
-    @property
-    def extra_networks(self) -> Mapping[str, JointNetwork]:
-        return {NATURAL: JointNetwork(self.natural_architecture)}
-
-    def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
-        return {"x_adv": self.crafting(networks[ROBUST], batch, loss="ce")}
+        super().__post_init__()
+        check_not_negative(alpha=self.alpha)
 
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
@@ -109,7 +98,7 @@ class LbgatAlp(Defense):
 
 
 @dataclass(frozen=True)
-class LbgatTrades(Defense):
+class LbgatTrades(Lbgat):
     """L = L_LBGAT + alpha KL(softmax f_R(x) || softmax f_R(x')), x' by PGD on the same KL.
 
     The KL is crafted on even at alpha = 0 ("LBGAT0"), so LBGAT0 is another method than `Lbgat`.
@@ -119,8 +108,7 @@ class LbgatTrades(Defense):
 
     Args:
         crafting: as in `Lbgat`; the code starts it at 0.001 N(0, 1), in eval mode.
-        natural_architecture: as in `Lbgat`.
-        gamma: as in `Lbgat`.
+        natural_architecture, gamma: as in `Lbgat`.
         alpha: weight of the KL, `--beta` of the code; 0 or 6 in the paper.
         clean_forward: forward f_R(x) at alpha = 0 too, as the code does: the same gradients, but
             BatchNorm statistics that have seen clean images. Only alpha = 0 can do without.
@@ -129,23 +117,17 @@ class LbgatTrades(Defense):
         InputError: for a KL without the forward that it needs.
     """
 
-    crafting: Crafting
-    natural_architecture: str
-    gamma: float
     alpha: float
     clean_forward: bool
 
     def __post_init__(self) -> None:
-        check_not_negative(gamma=self.gamma, alpha=self.alpha)
+        super().__post_init__()
+        check_not_negative(alpha=self.alpha)
         if self.alpha != 0.0 and not self.clean_forward:
             raise InputError(
                 f"clean_forward=false needs alpha=0, got alpha={self.alpha}: the KL term is of "
                 "clean outputs"
             )
-
-    @property
-    def extra_networks(self) -> Mapping[str, JointNetwork]:
-        return {NATURAL: JointNetwork(self.natural_architecture)}
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         return {"x_adv": self.crafting(networks[ROBUST], batch, loss="kl")}

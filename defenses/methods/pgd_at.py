@@ -30,8 +30,10 @@ class PgdAt(Defense):
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
     ) -> Objective:
-        logits_adv = networks[ROBUST](crafted["x_adv"])
-        loss = batch.label_losses(logits_adv).mean()
-        return Objective(
-            loss, {"adv_loss": loss.detach(), "adv_accuracy": batch.accuracy(logits_adv)}
-        )
+        return adversarial_objective(batch, networks[ROBUST](crafted["x_adv"]))
+
+
+def adversarial_objective(batch: Batch, logits_adv: Tensor) -> Objective:
+    """The mean label loss of f(x'), (B, K): all that the loss is of methods that only craft."""
+    loss = batch.label_losses(logits_adv).mean()
+    return Objective(loss, {"adv_loss": loss.detach(), "adv_accuracy": batch.accuracy(logits_adv)})

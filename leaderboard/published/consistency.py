@@ -11,10 +11,10 @@ from itertools import combinations, pairwise
 
 from robustbench_lite.leaderboard.published.records import (
     ACCURACIES,
-    CLEAN,
+    CLEAN_METRIC,
     Cell,
+    PublishedRow,
     PublishedTable,
-    Row,
 )
 
 NEAR = Fraction(2, 100)  # radii this close relatively are easily taken for one another
@@ -86,10 +86,10 @@ def _order(table: PublishedTable) -> Iterator[Inconsistency]:
             for cell in row.cells
             if cell.quantity in ACCURACIES and not cell.part and not cell.union
         ]
-        clean = next((cell for cell in cells if cell.metric == CLEAN), None)
+        clean = next((cell for cell in cells if cell.metric == CLEAN_METRIC), None)
         autoattack = next((cell for cell in cells if cell.metric == AA), None)
         for cell in cells:
-            if cell.metric == CLEAN:
+            if cell.metric == CLEAN_METRIC:
                 continue
             if clean and cell.metric not in NO_ATTACK_OF_THE_NETWORK and above(cell, clean):
                 yield _pair("above_clean", table, row, cell, clean)
@@ -98,7 +98,7 @@ def _order(table: PublishedTable) -> Iterator[Inconsistency]:
 
 
 def _against_autoattack(
-    table: PublishedTable, row: Row, cell: Cell, autoattack: Cell
+    table: PublishedTable, row: PublishedRow, cell: Cell, autoattack: Cell
 ) -> Iterator[Inconsistency]:
     if cell.metric == EXTERNAL:
         if above(cell, autoattack):
@@ -133,7 +133,7 @@ def _unreliable(table: PublishedTable) -> Iterator[Inconsistency]:
 
 
 def _same_numbers(table: PublishedTable) -> Iterator[Inconsistency]:
-    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[PublishedRow]] = defaultdict(list)
     for row in table.rows:
         values = tuple((cell.key, cell.value) for cell in row.cells)
         if len(values) > 1 and not any(map(coarse, row.cells)):
@@ -145,7 +145,7 @@ def _same_numbers(table: PublishedTable) -> Iterator[Inconsistency]:
 
 def _repeated(table: PublishedTable) -> Iterator[Inconsistency]:
     """Equal to at least two decimals; 0, 100 and a radius of 0 say nothing."""
-    groups: dict[tuple[object, ...], list[tuple[Row, Cell]]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[tuple[PublishedRow, Cell]]] = defaultdict(list)
     for row in table.rows:
         for cell in row.cells:
             exact = cell.rounding <= Fraction(5, 10**5) and 0 < cell.value < 1
@@ -217,7 +217,7 @@ _WITHIN: tuple[Callable[[PublishedTable], Iterator[Inconsistency]], ...] = (
 
 
 def _pair(
-    kind: str, table: PublishedTable, row: Row, one: Cell, other: Cell, extra: str = ""
+    kind: str, table: PublishedTable, row: PublishedRow, one: Cell, other: Cell, extra: str = ""
 ) -> Inconsistency:
     message = f"{one.title} {one.shown} against {other.title} {other.shown}{extra}"
     return Inconsistency(kind, table.id, (row.id,), message)
@@ -265,7 +265,7 @@ class Inconsistency:
 
 def attacked(cell: Cell) -> bool:
     """Whether the number is an accuracy under attack."""
-    return cell.quantity in ACCURACIES and cell.metric != CLEAN
+    return cell.quantity in ACCURACIES and cell.metric != CLEAN_METRIC
 
 
 def above(one: Cell, other: Cell) -> bool:
@@ -283,12 +283,12 @@ def coarse(cell: Cell) -> bool:
     return bool(cell.part) or bool(cell.n and Fraction(1, cell.n) > 2 * cell.rounding)
 
 
-def numbers(row: Row) -> str:
+def numbers(row: PublishedRow) -> str:
     """All numbers of a row, with headings and marks."""
     return ", ".join(f"{cell.title} {cell.shown}" for cell in row.cells)
 
 
-def ids(rows: Iterable[Row]) -> tuple[str, ...]:
+def ids(rows: Iterable[PublishedRow]) -> tuple[str, ...]:
     """Ids of some rows."""
     return tuple(row.id for row in rows)
 
@@ -307,12 +307,12 @@ def radius_conflicts(
         tables: to be compared.
         checked: ids of those whose findings are wanted.
     """
-    networks: dict[tuple[object, ...], list[tuple[Row, Cell]]] = defaultdict(list)
+    networks: dict[tuple[object, ...], list[tuple[PublishedRow, Cell]]] = defaultdict(list)
     for table in tables:
         for row in table.rows:
             cells = {cell.metric: cell for cell in row.cells}
-            if {CLEAN, AA} <= set(cells) and cells[AA].eps_printed:
-                clean, robust = cells[CLEAN].value, cells[AA].value
+            if {CLEAN_METRIC, AA} <= set(cells) and cells[AA].eps_printed:
+                clean, robust = cells[CLEAN_METRIC].value, cells[AA].value
                 networks[row.dataset, cells[AA].norm, clean, robust].append((row, cells[AA]))
     for found in networks.values():
         for (row, mine), (other, theirs) in combinations(found, 2):
@@ -331,7 +331,7 @@ def radius_conflicts(
 def sources_differ(tables: Sequence[PublishedTable], checked: set[str]) -> Iterator[Inconsistency]:
     """The same method, network, data and metric in two tables, and numbers that rounding does not
     bring together; arguments as of `radius_conflicts`."""
-    groups: dict[tuple[object, ...], list[tuple[Row, Cell]]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[tuple[PublishedRow, Cell]]] = defaultdict(list)
     for table in tables:
         for row in table.rows:
             for cell in row.cells:
@@ -352,7 +352,7 @@ def sources_differ(tables: Sequence[PublishedTable], checked: set[str]) -> Itera
                 yield Inconsistency("sources_differ", cells[0].table, (cells[0].row,), message)
 
 
-def _may_be_one(row: Row, mine: Cell, other: Row, theirs: Cell) -> bool:
+def _may_be_one(row: PublishedRow, mine: Cell, other: PublishedRow, theirs: Cell) -> bool:
     """Neither other images nor another radius or checkpoint, as far as both say."""
     radii = {Fraction(cell.eps) for cell in (mine, theirs) if cell.eps}
     chosen = {one.selection for one in (row, other) if one.selection}

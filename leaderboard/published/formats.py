@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from robustbench_lite.leaderboard.published.consistency import KINDS, Inconsistency
 from robustbench_lite.leaderboard.published.records import (
-    CLEAN,
+    CLEAN_METRIC,
     PROVENANCES,
     Cell,
+    PublishedRow,
     PublishedTable,
-    Row,
 )
 from robustbench_lite.leaderboard.table.markdown_latex import markdown_text
 from robustbench_lite.leaderboard.table.text import aligned, plain
@@ -24,7 +24,7 @@ NOTHING_MEASURED = (
 SHOWN_ROWS = 5  # ids in a finding before "and n more"
 
 
-def render_table(table: PublishedTable, rows: Sequence[Row], *, format: str) -> str:
+def render_table(table: PublishedTable, rows: Sequence[PublishedRow], *, format: str) -> str:
     """A published table as it was printed, every number with its mark.
 
     Args:
@@ -50,11 +50,11 @@ def render_table(table: PublishedTable, rows: Sequence[Row], *, format: str) -> 
     return blocks(format, [source_lines(table), [NOTHING_MEASURED]], grid, [*trends, *claims])
 
 
-def _radii(row: Row) -> str:
+def _radii(row: PublishedRow) -> str:
     """The radii of a row as printed, and as meant where that is another."""
     texts = []
     for cell in row.cells:
-        if (cell.eps_printed and cell.metric != CLEAN) or len(row.cells) == 1:
+        if (cell.eps_printed and cell.metric != CLEAN_METRIC) or len(row.cells) == 1:
             meant = f" (meant: {cell.eps})" if cell.eps != cell.eps_printed else ""
             texts.append(f"{cell.norm} {cell.eps_printed}{meant}".strip())
     return " ".join(dict.fromkeys(texts)) if len(set(texts)) < 3 else "several"
@@ -115,7 +115,7 @@ def about(table: PublishedTable) -> dict[str, object]:
     return {"table": {key: getattr(table, key) for key in keys}}
 
 
-def cell_record(row: Row, cell: Cell) -> dict[str, object]:
+def cell_record(row: PublishedRow, cell: Cell) -> dict[str, object]:
     """Where a number stands, what it says and who says so."""
     names = ("metric", "title", "quantity", "method", "model", "dataset", "split", "part", "n")
     more = ("norm", "eps_printed", "eps", "protocol", "attack", "provenance", "basis", "note")

@@ -14,10 +14,15 @@ from msgspec import UNSET
 
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.core.schema import dotted, shown, structured
-from robustbench_lite.leaderboard.published.records import CLEAN, Cell, PublishedTable, Row
+from robustbench_lite.leaderboard.published.records import (
+    CLEAN_METRIC,
+    Cell,
+    PublishedRow,
+    PublishedTable,
+)
 from robustbench_lite.leaderboard.published.stored import (
-    Column,
     Override,
+    PublishedColumn,
     RowKeys,
     TableKeys,
     Terms,
@@ -105,7 +110,7 @@ def _check_once(what: str, names: Sequence[str]) -> None:
             raise ResultError(f"{what} {shown(name)} is there twice")
 
 
-def _toml_rows(name: str, table: TableKeys) -> Iterator[Row]:
+def _toml_rows(name: str, table: TableKeys) -> Iterator[PublishedRow]:
     """Rows that stand in the TOML file itself."""
     names = [column.name for column in table.columns]
     for place, data in enumerate(table.rows):
@@ -118,7 +123,7 @@ def _toml_rows(name: str, table: TableKeys) -> Iterator[Row]:
         yield _row(name, table, data, texts, data.cells, where, facts={})
 
 
-def _csv_rows(path: Path, table: TableKeys) -> Iterator[Row]:
+def _csv_rows(path: Path, table: TableKeys) -> Iterator[PublishedRow]:
     """Rows of a CSV; `[csv]` says which of its fields is what, `[[changes]]` what is added."""
     layout = table.csv
     if layout is UNSET:
@@ -153,14 +158,14 @@ def _row(
     overrides: Mapping[str, Override],
     where: str,
     facts: Mapping[str, str],
-) -> Row:
+) -> PublishedRow:
     """One row: a cell for every column that it has a number in."""
     cells = tuple(
         _cell(name, (overrides.get(column.name, Override()), data, column, table), text, where)
         for column in table.columns
         if (text := texts.get(column.name, ""))
     )
-    return Row(
+    return PublishedRow(
         **{key: getattr(data, key) for key in RowKeys.__annotations__},
         model=nearest("model", (data, table)),
         dataset=nearest("dataset", (data, table)),
@@ -170,7 +175,7 @@ def _row(
 
 
 def _cell(
-    name: str, levels: tuple[Override, RowKeys, Column, TableKeys], text: str, where: str
+    name: str, levels: tuple[Override, RowKeys, PublishedColumn, TableKeys], text: str, where: str
 ) -> Cell:
     """One number; of each term the nearest word counts: of cell, row, column, table."""
     override, row, column, _ = levels
@@ -185,7 +190,7 @@ def _cell(
     if column.protocols is not UNSET and override.protocol is row.protocol is UNSET:
         terms["protocol"] = column.protocols.get(terms["norm"], "")
     terms["eps"] = radius_meant(levels)
-    if column.metric == CLEAN:
+    if column.metric == CLEAN_METRIC:
         terms |= {"protocol": "", "attack": ""}
     return Cell(
         table=name,

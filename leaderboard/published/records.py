@@ -21,7 +21,7 @@ PROVENANCES: Mapping[str, str] = {
 MARKED = ("secondary", "memory")
 """What a number has to be shown with."""
 
-CLEAN = "clean"
+CLEAN_METRIC = "clean"
 """The metric that no attack belongs to."""
 
 ACCURACIES = ("accuracy", "error")
@@ -117,7 +117,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One row of a published table.
 
     Args:
@@ -127,7 +127,7 @@ class Row:
         model: the architecture as printed.
         dataset: see `Cell`.
         recipe: the shipped recipe that is this row; empty when there is none.
-        stand_in: a small recipe of the same method, for a quick look; empty when there is none.
+        small_scale: a small recipe of the same method, for a quick look; empty when there is none.
         selection: the checkpoint published: `"best"`, `"last"`, or in words; empty if unknown.
         weights: hash of the published weights, where it is known.
         note: what a reader must know besides.
@@ -141,7 +141,7 @@ class Row:
     model: str
     dataset: str
     recipe: str
-    stand_in: str
+    small_scale: str
     selection: str
     weights: str
     note: str
@@ -184,7 +184,7 @@ class PublishedTable:
     provenance: Provenance
     note: str
     columns: Mapping[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     relations: tuple[Relation, ...] = ()
     trends: tuple[str, ...] = field(default=())
 
@@ -193,7 +193,7 @@ class PublishedTable:
         """All numbers, row by row."""
         return tuple(cell for row in self.rows for cell in row.cells)
 
-    def choose(self, patterns: Sequence[str]) -> tuple[Row, ...]:
+    def choose(self, patterns: Sequence[str]) -> tuple[PublishedRow, ...]:
         """The rows that match any pattern, in the table's order.
 
         Args:

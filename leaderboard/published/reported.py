@@ -9,10 +9,10 @@ from fractions import Fraction
 
 from robustbench_lite.leaderboard.published.records import (
     ACCURACIES,
-    CLEAN,
+    CLEAN_METRIC,
     Cell,
+    PublishedRow,
     PublishedTable,
-    Row,
 )
 
 
@@ -83,18 +83,22 @@ def group_reported(rows: Iterable[ReportedRow]) -> dict[ReportedKey, list[Report
     return dict(sorted(groups.items()))
 
 
-def _rows(table: PublishedTable, row: Row) -> list[ReportedRow]:
+def _rows(table: PublishedTable, row: PublishedRow) -> list[ReportedRow]:
     cells = [cell for cell in row.cells if cell.quantity in ACCURACIES and not cell.part]
-    clean = next((cell for cell in cells if cell.metric == CLEAN), None)
+    clean = next((cell for cell in cells if cell.metric == CLEAN_METRIC), None)
     groups: dict[ReportedKey, list[Cell]] = {}
     for cell in cells:
-        if cell.metric != CLEAN:
+        if cell.metric != CLEAN_METRIC:
             groups.setdefault(_key(table, cell), []).append(cell)
     return [_row(table, row, key, clean, attacked) for key, attacked in groups.items()]
 
 
 def _row(
-    table: PublishedTable, row: Row, key: ReportedKey, clean: Cell | None, attacked: list[Cell]
+    table: PublishedTable,
+    row: PublishedRow,
+    key: ReportedKey,
+    clean: Cell | None,
+    attacked: list[Cell],
 ) -> ReportedRow:
     cells = attacked if clean is None else [clean, *attacked]
     once = sum(_looks(other) == _looks(row) for other in table.rows) == 1
@@ -114,7 +118,7 @@ def _row(
     )
 
 
-def _looks(row: Row) -> tuple[str, str, str]:
+def _looks(row: PublishedRow) -> tuple[str, str, str]:
     return row.printed, row.model, row.dataset
 
 

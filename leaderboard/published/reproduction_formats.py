@@ -13,12 +13,12 @@ from robustbench_lite.leaderboard.published.formats import (
     cell_record,
     source_lines,
 )
-from robustbench_lite.leaderboard.published.records import CLEAN, Cell, PublishedTable
+from robustbench_lite.leaderboard.published.records import CLEAN_METRIC, Cell, PublishedTable
 from robustbench_lite.leaderboard.published.reproductions import Order, Reproduction
 from robustbench_lite.leaderboard.table.text import interval, percent
 
-STAND_IN = (
-    "STAND-INS: small networks on digits, trained in minutes. Not one number below is a "
+SMALL_SCALE = (
+    "SMALL-SCALE: small networks on digits, trained in minutes. Not one number below is a "
     "reproduction; none may be quoted as one."
 )
 HEADINGS = (
@@ -32,7 +32,7 @@ def render_reproductions(
     reproductions: Sequence[Reproduction],
     *,
     orders: Sequence[Order] = (),
-    stand_in: bool = False,
+    small_scale: bool = False,
     format: str,
 ) -> str:
     """Each published number beside ours, with interval, tolerance, outcome and reasons.
@@ -41,7 +41,7 @@ def render_reproductions(
         table: the published table.
         reproductions: in the order shown.
         orders: that the table claims, and whether ours show them.
-        stand_in: whether ours are stand-ins, which is then said first.
+        small_scale: whether ours are small-scale, which is then said first.
         format: `terminal`, `markdown` or `json`.
 
     Returns:
@@ -51,7 +51,7 @@ def render_reproductions(
         return as_json(
             {
                 **about(table),
-                "stand_in": stand_in,
+                "small_scale": small_scale,
                 "cells": [_record(one) for one in reproductions],
                 "orders": [vars(order) for order in orders],
             }
@@ -61,7 +61,7 @@ def render_reproductions(
     notes = [f"[{place}] {'; '.join(texts)}" for place, texts in enumerate(reasons, start=1)]
     counted = Counter(one.comparison.outcome for one in reproductions)
     total = ", ".join(f"{counted[outcome]} {outcome}" for outcome in OUTCOMES if counted[outcome])
-    before = [[STAND_IN] if stand_in else [], source_lines(table), [total] if total else []]
+    before = [[SMALL_SCALE] if small_scale else [], source_lines(table), [total] if total else []]
     grid = [HEADINGS, *rows] if rows else []
     return blocks(format, before, grid, notes, _order_grid(orders))
 
@@ -79,7 +79,7 @@ def _row(one: Reproduction, reason: int) -> tuple[str, ...]:
         accepted = f"{comparison.tolerance}: [{low}, {high}]"
     protocol = one.measured[0].protocol_id if one.measured else cell.protocol_id
     outcome = f"{comparison.outcome} [{reason + 1}]"
-    shown = "" if cell.metric == CLEAN else protocol
+    shown = "" if cell.metric == CLEAN_METRIC else protocol
     return one.row.id, cell.title, cell.shown, ours, bounds, accepted, outcome, shown
 
 
@@ -118,9 +118,11 @@ def _record(one: Reproduction) -> dict[str, object]:
 
 
 def _run(run: Measured) -> dict[str, object]:
-    names = ("correct", "n", "first", "protocol_id", "engine", "dataset", "split", "dataset_hash")
+    names = ("correct", "n", "protocol_id", "engine", "dataset", "split", "dataset_hash")
     return {
         "accuracy": float(run.value),
+        "first": run.examples.first,
+        "examples": run.examples.choice,
         **{name: getattr(run, name) for name in (*names, "canonical", "model_hash")},
         "origin": run.origin.kind,
         "seed": run.origin.seed,
@@ -131,7 +133,7 @@ def _run(run: Measured) -> dict[str, object]:
 def _order_grid(orders: Sequence[Order]) -> list[Sequence[str]]:
     if not orders:
         return []
-    rows: list[Sequence[str]] = [("Order claimed", "Metric", "By", "Stand-ins", "Seen")]
+    rows: list[Sequence[str]] = [("Order claimed", "Metric", "By", "Small-scale", "Seen")]
     for order in orders:
         ours = " against ".join(map(percent, order.ours))
         rows.append((f"{order.above} > {order.below}", order.metric, order.claim, ours, order.seen))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robustbench_lite.leaderboard.published.comparability import CellComparison, Measured
-from robustbench_lite.leaderboard.published.records import Cell, Row
+from robustbench_lite.leaderboard.published.records import Cell, PublishedRow
 
 
 @dataclass(frozen=True)
 class Reproduction:
     """One published number, ours (one for each seed of training), and what can be said of it."""
 
-    row: Row
+    row: PublishedRow
     cell: Cell
     measured: tuple[Measured, ...]
     comparison: CellComparison
@@ -20,14 +20,14 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Order:
-    """An order that a table claims, and what the stand-ins show of it.
+    """An order that a table claims, and what the small networks show of it.
 
     Args:
         metric: of the numbers.
         above: row id of the higher one.
         below: of the lower one.
         claim: the published numbers, or the words of the source.
-        ours: accuracies of the two stand-ins.
+        ours: accuracies of the two small networks.
         seen: `"seen"`, `"not seen"` (the other way round), or `"not separated"`: the 95% intervals
             overlap.
     """
@@ -40,7 +40,7 @@ class Order:
     seen: str
 
 
-def unmeasured(row: Row, cell: Cell, why: str) -> Reproduction:
+def unmeasured(row: PublishedRow, cell: Cell, why: str) -> Reproduction:
     """A published number with nothing of ours beside it."""
     reasons = [why, *([] if cell.is_target else ["the published number is from memory: no target"])]
     return Reproduction(row, cell, (), CellComparison("not comparable", tuple(reasons)))

@@ -38,7 +38,7 @@ class Terms(Record, frozen=True):
                 raise ValueError(f"{key} is {shown(text)}; need a radius such as '8/255'")
 
 
-class Column(Terms, frozen=True, kw_only=True):
+class PublishedColumn(Terms, frozen=True, kw_only=True):
     """One column; `key` is `metric` where it is not stated."""
 
     metric: Text
@@ -68,7 +68,7 @@ class RowKeys(Terms, frozen=True, kw_only=True):
     method: Text
     printed: str = ""
     recipe: str = ""
-    stand_in: str = ""
+    small_scale: str = ""
     selection: str = ""
     weights: str = ""
     note: str = ""
@@ -99,7 +99,7 @@ class TableKeys(Terms, frozen=True, kw_only=True):
     where: str = ""
     repository: str = ""
     note: str = ""
-    columns: tuple[Column, ...] = ()
+    columns: tuple[PublishedColumn, ...] = ()
     rows: tuple[TomlRow, ...] = ()
     csv: CsvKeys | UnsetType = UNSET
     changes: tuple[dict[str, Any], ...] = ()  # `row`, and keys of `RowKeys`

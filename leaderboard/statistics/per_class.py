@@ -20,13 +20,10 @@ from numpy.typing import NDArray
 
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.leaderboard.results.load import load_result
-from robustbench_lite.leaderboard.results.records import Accuracy, Result
+from robustbench_lite.leaderboard.results.records import CLEAN, EXAMPLES_FILE, Accuracy, Result
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
-
-EXAMPLES_NAME = "examples.parquet"
-CLEAN = "clean"  # what the column `attack` holds in the rows of the clean pass
 
 Outcomes = NDArray[np.bool_]
 
@@ -146,7 +143,7 @@ def load_per_class(
     """
     result = load_result(path)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    file = folder / EXAMPLES_NAME
+    file = folder / EXAMPLES_FILE
     rows = _read(file, result)
     labels = rows.loc[rows["attack"] == CLEAN, "label"].to_numpy()
     clean, attacks = _outcomes(rows, result)
@@ -191,7 +188,7 @@ def stored_labels(path: str | Path, result: Result) -> NDArray[np.uint16] | None
     if result.outcomes is not None and result.outcomes.labels is not None:
         return np.frombuffer(result.outcomes.labels, dtype="<u2")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    file = folder / EXAMPLES_NAME
+    file = folder / EXAMPLES_FILE
     if not file.is_file():
         return None
     rows = _read(file, result)

@@ -61,11 +61,14 @@ def _column(rows: Sequence[Row], name: str) -> pd.Series:
 
 def read_rows(table: pd.DataFrame) -> list[Row]:
     """The rows of a table that `build_table` made."""
-    rows, titles = [], attack_columns(table)
-    for record in table.to_dict("records"):
-        record["attacks"] = {title: record.pop(title) for title in titles}
-        rows.append(Row(**record))
-    return rows
+    titles = attack_columns(table)
+    fixed = zip(*(table[name].tolist() for name in FIXED_COLUMNS), strict=True)
+    attacks = zip(*(table[title].tolist() for title in titles), strict=True)
+    shares = [dict(zip(titles, values, strict=True)) for values in attacks] or [{}] * len(table)
+    return [
+        Row(**dict(zip(FIXED_COLUMNS, values, strict=True)), attacks=each)
+        for values, each in zip(fixed, shares, strict=True)
+    ]
 
 
 def attack_columns(table: pd.DataFrame) -> list[str]:

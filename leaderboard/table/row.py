@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from robustbench_lite.leaderboard.published.reported import ReportedRow, group_reported
 from robustbench_lite.leaderboard.results.records import RANKED, REPORTED, STATUSES, Result
@@ -19,8 +21,7 @@ from robustbench_lite.leaderboard.statistics.ranking import (
 from robustbench_lite.leaderboard.table.text import headings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One result or published row. The fields but `origin` are a table's columns, in their order.
 
     Shares are fractions, never percent. What a paper does not state has its default here.
@@ -38,6 +39,9 @@ class Row:
         extra_data: None when nobody said.
         cost: forward plus backward passes per example attacked.
         eps_value: NaN when no radius is stated.
+        first_example: the smallest id.
+        examples: how they were chosen, such as `first 100 of 1000`; empty where not stated.
+        examples_hash: SHA-256 of their ids, unless they are consecutive ones.
         source: the paper of a published row.
         origin: what the row shows; None in rows that were read from a table.
     """
@@ -67,18 +71,25 @@ class Row:
     eps: str
     eps_value: float
     first_example: int | None = None
+    examples: str = ""
+    examples_hash: str = ""
     seed: int | None = None
     dataset_hash: str = ""
     canonical: bool | None = None
     protocol_hash: str = ""
     model_hash: str = ""
     source: str = ""
-    origin: Result | ReportedRow | None = field(default=None, repr=False, compare=False)
+    origin: Result | ReportedRow | None = None
 
     @property
     def measured(self) -> bool:
         """Whether it was measured, instead of copied from a paper: then its network is known."""
         return bool(self.model_hash)
+
+    @property
+    def of_prefix(self) -> bool:
+        """Whether it is known to be over the first images of a larger split."""
+        return self.examples.startswith("first ")
 
     @property
     def stated_attacks(self) -> list[str]:
@@ -93,17 +104,21 @@ class Row:
             first_example=self.first_example or 0,
             n_examples=self.n or 0,
             eps_value=self.eps_value if self.eps else math.inf,
+            choice=self.examples,
             # A paper may lack an attack in some of its rows, a protocol never.
             attacks=tuple(self.stated_attacks) if self.measured else (),
         )
 
 
-_NAMES = [one.name for one in fields(Row) if one.name != "origin"]
+_NAMES = [name for name in Row.__struct_fields__ if name != "origin"]
 BEFORE_ATTACKS = tuple(_NAMES[: _NAMES.index("attacks")])
 AFTER_ATTACKS = tuple(_NAMES[_NAMES.index("attacks") + 1 :])
 FIXED_COLUMNS = (*BEFORE_ATTACKS, *AFTER_ATTACKS)
 # Texts that the rows of a group share.
-_OF_GROUP = ("dataset", "split", "dataset_hash", "norm", "eps", "protocol_id", "protocol_hash")
+_OF_GROUP = (
+    *("dataset", "split", "dataset_hash", "examples_hash"),
+    *("norm", "eps", "protocol_id", "protocol_hash"),
+)
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,7 @@ def _measured_row(row: RankedResult, key: GroupKey, titles: Mapping[str, str]) -
         interval_lo=low,
         interval_hi=high,
         n=result.n_examples,
+        examples=result.examples.choice,
         worst_class=share,
         worst_class_label=label,
         engine=result.protocol.engine_text,

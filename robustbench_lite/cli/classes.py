@@ -137,12 +137,12 @@ def _row(title: str, one: ClassSet) -> list[str]:
 
 def _heading(result: PerClass) -> str:
     """What was measured: one line."""
-    from robustbench_lite.leaderboard.table.text import examples, plain, shortened
+    from robustbench_lite.leaderboard.table.text import plain, shortened
 
     about = result.result
     name = shortened(plain(about.name), TITLE_WIDTH)
     where = f"{plain(about.dataset.name)} {plain(about.dataset.split)}"
-    which = examples(about.first_example, about.n_examples)
+    which = about.examples.text
     return " · ".join([name, where, plain(about.protocol.id), which])
 
 
@@ -154,25 +154,20 @@ def _captions(results: Sequence[PerClass]) -> list[str]:
 
 def _terminal(results: Sequence[PerClass]) -> str:
     """One table, aligned throughout, with a heading above the rows of each result."""
+    from robustbench_lite.leaderboard.table.text import aligned
+
     grids = [_grid(result) for result in results]
     everything = [HEADINGS, *(row for grid in grids for row in grid)]
-    widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        title, *numbers = cells
-        padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)]
-        return "  ".join([title.ljust(widths[0]), *padded])
-
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    (head, *rest), rule = aligned(everything, right=[False, *[True] * (len(HEADINGS) - 1)])
     lines = []
     for result, grid in zip(results, grids, strict=True):
-        lines += [_heading(result), rule, line(HEADINGS), rule, *map(line, grid), rule]
+        rows, rest = rest[: len(grid)], rest[len(grid) :]
+        lines += [_heading(result), rule, head, rule, *rows, rule]
     return "\n".join([*lines, *_captions(results)]) + "\n"
 
 
 def _markdown(results: Sequence[PerClass]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
+    from robustbench_lite.leaderboard.table.markdown_latex import markdown_row as line
 
     lines = [line(["Result", *HEADINGS]), line(["---", "---", *["---:"] * (len(HEADINGS) - 1)])]
     for result in results:

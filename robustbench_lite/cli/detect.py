@@ -5,28 +5,33 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.cli.options import add_place
+from robustbench_lite.cli.options import add_network, add_place, chosen_network, folder_name
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
 
-_SHOWN = (("AUROC", "auroc"), ("FPR95", "fpr95_at_least"))
+_SHOWN = {
+    "auroc": "AUROC",
+    "aupr_inlier_positive": "AUPR, inliers positive",
+    "aupr_outlier_positive": "AUPR, outliers positive",
+    "fpr95_inlier_positive": "FPR95, inliers positive",
+    "fpr95_outlier_positive": "FPR95, outliers positive",
+}
+_KINDS = ("clean", "attacked")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Arguments of `rbl detect`."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    add_network(parser)
     parser.add_argument(
         "--outliers",
         action="append",
@@ -41,7 +46,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=10, metavar="N", help="of 1/255 each (default: %(default)s)"
     )
-    parser.add_argument("--n", type=int, metavar="N", help="first N images (default: all)")
+    parser.add_argument(
+        "--n",
+        type=int,
+        metavar="N",
+        help="first N images and at most N outliers of each source (default: all of both)",
+    )
     parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
@@ -75,15 +85,15 @@ def run(arguments: argparse.Namespace) -> None:
         threads=torch.get_num_threads() if arguments.threads is None else arguments.threads,
     )
     device = choose_device(arguments.device)
-    source = _checkpoint(arguments.checkpoint)
+    source = chosen_network(arguments)
     dataset = arguments.dataset or (source.card.dataset if source.card else "")
     if not dataset:
-        raise InputError("the checkpoint does not say what it was trained on: add --dataset NAME")
+        raise InputError("the network does not say what it was trained on: add --dataset NAME")
     data = load_split(dataset, "test", data_dir=arguments.data_dir, progress=True)
     n = len(data) if arguments.n is None else arguments.n
     if not 2 <= n <= len(data):
         raise InputError(f"--n {n}: {dataset} has 2 to {len(data)} test images to take")
-    outliers = _load(arguments.outliers, data, n, arguments.seed, arguments.data_dir)
+    outliers = _load(arguments.outliers, data, arguments.n, arguments.seed, arguments.data_dir)
     result = evaluate_detection(source, data, outliers, n=n, settings=settings, device=device)
     out = Path(arguments.out or default_file(result))
     write_sealed_json(out, result)
@@ -102,23 +112,13 @@ def _may_be_written(out: Path) -> bool:
         return False
 
 
-def _checkpoint(folder: str) -> LoadedModel:
-    from robustbench_lite.checkpoints.checkpoint import near_paths
-    from robustbench_lite.checkpoints.model_source import resolve_model
-
-    path = Path(folder)
-    if not path.exists():
-        raise InputError(f"no checkpoint folder {path}{near_paths(path)}")
-    return resolve_model(folder, allow_code=False, device="cpu")
-
-
 def _load(
-    sources: Sequence[str], data: Split, n: int, seed: int, data_dir: str | None
+    sources: Sequence[str], data: Split, n: int | None, seed: int, data_dir: str | None
 ) -> dict[str, Tensor]:
-    """At most `n` outliers of each source, made like the inliers that are evaluated."""
+    """Outliers of each source, at most `n`, made like the inliers that are evaluated."""
     from robustbench_lite.datasets.outliers.sources import load_outliers
 
-    like = data.subset(range(n))
+    like = data if n is None else data.subset(range(n))
     found = {}
     for source in sources:
         if source in found:
@@ -133,30 +133,38 @@ def default_file(result: Mapping[str, Any]) -> Path:
     terms["outliers"] = {name: row["hash"] for name, row in result["outliers"].items()}
     terms["model"] = result["model"]["hash"]
     digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
-    name = re.sub(r"[^\w.@-]", "_", result["model"]["name"]).lstrip(".") or "_"
+    name = folder_name(result["model"]["name"])
     return Path("results") / name / f"detection-{result['dataset']['name']}-{digest[:8]}.json"
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Aligned text: a row per set of outliers and the average, in percent."""
+    """Aligned text: a row per set of outliers and metric, in percent with intervals."""
+    from robustbench_lite.leaderboard.table.text import aligned
+
     attack, score = result["attack"], result["score"]["name"]
-    rows = [["outliers", "clean", *[""] * (len(_SHOWN) - 1), "attacked", *[""] * (len(_SHOWN) - 1)]]
-    rows.append(["", *[title for title, _ in _SHOWN] * 2])
-    for name, row in [*result["outliers"].items(), ("average", result["average"])]:
-        numbers = [row[kind][key] for kind in ("clean", "attacked") for _, key in _SHOWN]
-        rows.append([name, *(f"{100 * number:.2f}" for number in numbers)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    rows = [["outliers", "n", "", *_KINDS]]
+    for name, row in result["outliers"].items():
+        for key, title in _SHOWN.items():
+            first = key == next(iter(_SHOWN))
+            values = [_percent(row[kind][key], row["intervals"][kind][key]) for kind in _KINDS]
+            rows.append([*((name, f"{row['n']:,}") if first else ("", "")), title, *values])
+    if len(result["outliers"]) > 1:
+        for place, (key, title) in enumerate(_SHOWN.items()):
+            values = [_percent(result["average"][kind][key]) for kind in _KINDS]
+            rows.append(["" if place else "average", "", title, *values])
+    lines, _ = aligned(rows, right=[place == 1 for place in range(len(rows[0]))])
     about = (
-        f"{plain(result['model']['name'])}: {score.upper()} on {result['examples']['count']} "
+        f"{plain(result['model']['name'])}: {score.upper()} on {result['examples']['count']:,} "
         f"{result['dataset']['name']} images; attacked in and out, eps {attack['eps']}, "
         f"{attack['steps']} steps"
     )
-    note = "FPR95: outliers passed at the strictest threshold that keeps 95 % of the inliers"
-    return "\n".join([about, *(line.rstrip() for line in lines), note])
+    note = (
+        "FPR95: share of the other side taken for positive where at least 95 % of the positives "
+        "are.\nPercent, 95% bootstrap intervals; the average has none."
+    )
+    return "\n".join([about, *lines, note])
+
+
+def _percent(value: float, interval: Sequence[float] | None = None) -> str:
+    bounds = f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else ""
+    return f"{100 * value:.2f}{bounds}"

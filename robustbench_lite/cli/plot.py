@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     if format not in FORMATS:
         raise InputError(f"--out {out} must end in {' or '.join(f'.{one}' for one in FORMATS)}")
     draw: dict[str, Draw] = {
-        "eps": _eps,
-        "steps": _steps,
+        "eps": _curve,
+        "steps": _curve,
         "training": _training,
         "classes": _classes,
         "gallery": _gallery,
@@ -60,20 +60,13 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"wrote {out}")
 
 
-def _eps(arguments: argparse.Namespace) -> Callable[[], Figure]:
+def _curve(arguments: argparse.Namespace) -> Callable[[], Figure]:
     from robustbench_lite.leaderboard import load_readable, load_result
-    from robustbench_lite.leaderboard.plots.accuracy_curves import security_curve
+    from robustbench_lite.leaderboard.plots.accuracy_curves import security_curve, steps_curve
 
     results = load_readable(arguments.inputs, load_result)
-    return lambda: security_curve(results)
-
-
-def _steps(arguments: argparse.Namespace) -> Callable[[], Figure]:
-    from robustbench_lite.leaderboard import load_readable, load_result
-    from robustbench_lite.leaderboard.plots.accuracy_curves import steps_curve
-
-    results = load_readable(arguments.inputs, load_result)
-    return lambda: steps_curve(results)
+    draw = security_curve if arguments.kind == "eps" else steps_curve
+    return lambda: draw(results)
 
 
 def _training(arguments: argparse.Namespace) -> Callable[[], Figure]:

@@ -8,13 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.cli.options import add_place
+from robustbench_lite.cli.options import (
+    add_images,
+    add_place,
+    check_images,
+    chosen_images,
+    folder_name,
+)
 from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
     from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
-    from robustbench_lite.leaderboard.published.records import PublishedTable, Row
+    from robustbench_lite.datasets.selection import Selection
+    from robustbench_lite.leaderboard.published.records import PublishedRow, PublishedTable
     from robustbench_lite.reproduction.measure import ReproductionOptions
 
 
@@ -48,14 +55,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--scale",
         default="full",
         choices=("quick", "full"),
-        help="quick: small stand-ins on digits, never comparable (default: %(default)s)",
+        help="quick: small networks on digits, never comparable (default: %(default)s)",
     )
     parser.add_argument("--eps", metavar="E", help="another radius than the published one")
     parser.add_argument("--protocol", metavar="NAME", help="another protocol than the published")
     parser.add_argument(
         "--engine", choices=("ours", "reference"), help="whose AutoAttack (default: ours)"
     )
-    parser.add_argument("--n", type=int, metavar="N", help="first N images (default: as published)")
+    add_images(parser, default="as published", files=False)
     parser.add_argument("--seed", type=int, default=0, help="of attacks; default: %(default)s")
     parser.add_argument("--batch-size", type=int, metavar="N", help="as of rbl evaluate")
     parser.add_argument("--results", default="results", metavar="DIR", help="default: %(default)s")
@@ -108,8 +115,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     ):
         if wanted and not ways[way]:
             raise InputError(f"{option} belongs to {way}")
-    if arguments.n is not None and arguments.n < 1:
-        raise InputError(f"--n {arguments.n} must be at least 1")
+    check_images(arguments)
 
 
 def _listed(arguments: argparse.Namespace) -> str:
@@ -144,27 +150,31 @@ def _table(arguments: argparse.Namespace) -> str:
     return render_table(table, rows, format=arguments.format)
 
 
-def _quick(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
+def _quick(
+    arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[PublishedRow]
+) -> str:
     from robustbench_lite.evaluation.progress_bar import evaluation_bar
     from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
-    from robustbench_lite.reproduction.small_scale import StandIns, compare_stand_ins
+    from robustbench_lite.reproduction.small_scale import SmallNetworks, compare_small_scale
     from robustbench_lite.training.progress_bar import training_bar
 
-    if not any(row.stand_in for row in rows):
-        raise InputError(f"no row chosen of {table.id} has a stand-in: no small recipe of a method")
-    runs = Path(arguments.runs) / "stand_in"
-    stand_ins = StandIns(runs, _terms(arguments), evaluation_bar, training_bar)
-    found, seen = compare_stand_ins(table, rows, stand_ins)
+    if not any(row.small_scale for row in rows):
+        raise InputError(f"no row chosen of {table.id} has a small-scale recipe of its method")
+    runs = Path(arguments.runs) / "small_scale"
+    networks = SmallNetworks(runs, _terms(arguments), evaluation_bar, training_bar)
+    found, seen = compare_small_scale(table, rows, networks)
     return render_reproductions(
         table,
         found,
         orders=seen,
-        stand_in=True,
+        small_scale=True,
         format=arguments.format,
     )
 
 
-def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[Row]) -> str:
+def _full(
+    arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[PublishedRow]
+) -> str:
     from robustbench_lite.evaluation.progress_bar import evaluation_bar
     from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
     from robustbench_lite.reproduction.compare import assign, compare_rows
@@ -181,7 +191,7 @@ def _full(arguments: argparse.Namespace, table: PublishedTable, rows: Sequence[R
     return render_reproductions(table, found, format=arguments.format)
 
 
-def _loaded(written: str, rows: Sequence[Row]) -> tuple[str, LoadedModel]:
+def _loaded(written: str, rows: Sequence[PublishedRow]) -> tuple[str, LoadedModel]:
     """The row that was named before an equals sign, if any, and the checkpoint."""
     from robustbench_lite.checkpoints.model_source import resolve_model
 
@@ -193,7 +203,7 @@ def _loaded(written: str, rows: Sequence[Row]) -> tuple[str, LoadedModel]:
     return named, resolve_model(path, allow_code=False, device="cpu")
 
 
-def _trained(arguments: argparse.Namespace, row: Row) -> list[LoadedModel]:
+def _trained(arguments: argparse.Namespace, row: PublishedRow) -> list[LoadedModel]:
     """The networks of a row's recipe, one for each seed; trained where they are not there."""
     from robustbench_lite.checkpoints.model_source import resolve_model
     from robustbench_lite.core.numerics import choose_device
@@ -236,10 +246,13 @@ def _terms(arguments: argparse.Namespace) -> ReproductionOptions:
 
     results = Path(arguments.results)
 
-    def folder(protocol_id: str, source: LoadedModel, data: Split, n: int) -> Path:
+    def folder(protocol_id: str, source: LoadedModel, data: Split, images: Selection) -> Path:
         """Where `rbl evaluate` would put it, so that either finds the other's work."""
-        name = re.sub(r"[^\w.@-]", "_", source.name).lstrip(".") or "_"
-        return results / name / default_folder(protocol_id, source.hash, data, n, arguments.seed)
+        place = default_folder(protocol_id, source.hash, data, images, arguments.seed)
+        return results / folder_name(source.name) / place
+
+    def images(data: Split, whole: int) -> Selection:
+        return chosen_images(arguments, data, whole)
 
     return ReproductionOptions(
         results=results,
@@ -247,7 +260,7 @@ def _terms(arguments: argparse.Namespace) -> ReproductionOptions:
         data_dir=arguments.data_dir,
         device=choose_device(arguments.device),
         settings=Settings(batch_size=arguments.batch_size, threads=arguments.threads),
-        n=arguments.n,
+        images=images,
         seed=arguments.seed,
         eps=arguments.eps,
         protocol=arguments.protocol,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.cli.options import add_place
+from robustbench_lite.cli.options import (
+    add_images,
+    add_place,
+    check_images,
+    chosen_images,
+    folder_name,
+)
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
@@ -37,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
     parser.add_argument("--eps", metavar="E", help="radius, such as 16/255 or 0.3")
     parser.add_argument("--attack", metavar="NAME", help="which attack of the protocol")
-    parser.add_argument("--n", type=int, metavar="N", help="first N examples (default: all)")
+    add_images(parser)
     parser.add_argument(
         "--pixels",
         default="8bit",
@@ -65,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.datasets import dataset_info, load_split
     from robustbench_lite.transfer.evaluate import FILE, evaluate_transfer
 
+    check_images(arguments)
     protocol = load_protocol(arguments.protocol, eps=arguments.eps)
     spec = _chosen(protocol, arguments.attack)
     device = choose_device(arguments.device)
@@ -76,11 +82,12 @@ def run(arguments: argparse.Namespace) -> None:
     )
     dataset = arguments.dataset or _trained_on([*sources, *targets])
     data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
-    n = len(data) if arguments.n is None else arguments.n
+    images = chosen_images(arguments, data)
     hashes = "".join(network.hash for network in (*sources, *targets))
-    terms = f"{protocol.id}-{spec.name}-{arguments.pixels}-{data.split}{n}-seed{arguments.seed}"
+    which = f"{data.split}{images.word}-seed{arguments.seed}"
+    terms = f"{protocol.id}-{spec.name}-{arguments.pixels}-{which}"
     networks = hashlib.sha256(hashes.encode()).hexdigest()[:8]
-    folder = re.sub(r"[^\w.@-]", "_", f"{data.name}-{terms}-{networks}")
+    folder = folder_name(f"{data.name}-{terms}-{networks}")
     out = Path(arguments.out or Path("results") / "transfer" / folder)
     result = evaluate_transfer(
         sources,
@@ -89,7 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         protocol,
         spec,
         out=out,
-        n=n,
+        n=None,
+        images=images,
         seed=arguments.seed,
         pixels=arguments.pixels,
         batch_size=arguments.batch_size,
@@ -130,6 +138,8 @@ def table(result: Mapping[str, Any]) -> str:
     them to which the target gives the source's wrong label; "Accuracy" that over all images. Below
     the pairs each target has a row for all sources together, if they are several.
     """
+    from robustbench_lite.leaderboard.table.text import aligned
+
     rows: list[tuple[str, ...]] = [_HEADINGS]
     names = _names([*result["sources"], *result["targets"]])
     for pair in (*result["pairs"], *result["unions"]):
@@ -147,14 +157,7 @@ def table(result: Mapping[str, Any]) -> str:
                 "{}-{}".format(*(f"{100 * end:.1f}" for end in reached["interval"])),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            text.ljust(width) if place < 2 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines, _ = aligned(rows, right=[place >= 2 for place in range(len(_HEADINGS))])
     pixels = "8-bit images" if result["pixels"] == "8bit" else "float32 images"
     title = (
         f"{result['attack']} of {result['protocol']['id']}, {result['dataset']['name']} "

@@ -12,7 +12,7 @@ from robustbench_lite.datasets.catalogue import DATASETS, SPLITS, dataset_info
 from robustbench_lite.datasets.info import DatasetInfo
 
 if TYPE_CHECKING:
-    from robustbench_lite.datasets.augmentation import pad_crop_flip
+    from robustbench_lite.datasets.augmentation import pad_crop_flip, rotate
     from robustbench_lite.datasets.loading import load_split
     from robustbench_lite.datasets.splits import Split, hold_out
 
@@ -25,6 +25,7 @@ __all__ = [
     "hold_out",
     "load_split",
     "pad_crop_flip",
+    "rotate",
 ]
 
 _LAZY = {
@@ -32,6 +33,7 @@ _LAZY = {
     "hold_out": "splits",
     "load_split": "loading",
     "pad_crop_flip": "augmentation",
+    "rotate": "augmentation",
 }
 
 

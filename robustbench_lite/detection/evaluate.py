@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,17 +20,23 @@ from torch import Tensor, nn
 from robustbench_lite.attacks.first_order.pgd_int import pgd_int, whole_levels
 from robustbench_lite.attacks.threat_model import format_eps
 from robustbench_lite.checkpoints.model_source import LoadedModel, check_model_contract
+from robustbench_lite.checkpoints.user_network import passes_of
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import check_seed, deterministic, device_name, plain_numerics
 from robustbench_lite.core.provenance import current_versions, git_commit
 from robustbench_lite.datasets import Split
 from robustbench_lite.datasets.arrays import content_hash
 from robustbench_lite.detection.scores import msp, odin
-from robustbench_lite.leaderboard.statistics.detection import METRICS, detection_metrics
+from robustbench_lite.leaderboard.statistics.detection import (
+    DRAWS,
+    METRICS,
+    detection_intervals,
+    detection_metrics,
+)
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Score = Literal["msp", "odin"]
 # ODIN's step is a fixed default in the code of ALOE, not tuned; this is its value for CIFAR.
 SCORES: dict[str, dict[str, float]] = {"msp": {}, "odin": {"temperature": 1000.0, "eta": 0.0014}}
@@ -104,15 +110,15 @@ def evaluate_detection(
     Args:
         source: the network, with where it comes from.
         data: the inliers; their labels play no part.
-        outliers: name to uint8 (M, C, H, W). Against fewer outliers than inliers, only the first M
-            inliers count.
+        outliers: name to uint8 (M, C, H, W); all of them count against all n inliers.
         n: inliers, from the first.
         settings: score and attack.
         device: where to compute.
 
     Returns:
-        Plain JSON data: identity, settings, per set of outliers and on average over the sets the
-        metrics of `leaderboard.detection_metrics` as fractions, `clean` and `attacked`.
+        Plain JSON data: identity, settings, and for each set of outliers, `clean` and `attacked`,
+        the metrics of `detection_metrics` as fractions, with the intervals of
+        `detection_intervals`; their plain average over the sets.
 
     Raises:
         InputError: wrong input, or a network that does not fit or gives NaN.
@@ -125,13 +131,18 @@ def evaluate_detection(
     if not outliers:
         raise InputError("no outliers given: name at least one source")
     model = source.model.to(device).eval()
-    with deterministic(threads=settings.threads, seed=settings.seed), plain_numerics():
+    numerics = deterministic(threads=settings.threads, seed=settings.seed)
+    with numerics, plain_numerics(), passes_of(source.model, "scores"):
         x = data.pixels(slice(0, min(n, 8))).to(device)
         check_model_contract(model, x, data.num_classes, dataset=data.name)
         measure = partial(_scores, model, settings=settings, device=device)
         inliers = measure(data.images[:n], side="inlier", stream=f"detection/{data.name}")
         sets = {
-            name: _compare(inliers, measure(images, side="outlier", stream=f"detection/{name}"))
+            name: _compare(
+                inliers,
+                measure(images, side="outlier", stream=f"detection/{name}"),
+                seed=settings.seed,
+            )
             for name, images in outliers.items()
         }
     return {
@@ -148,6 +159,7 @@ def evaluate_detection(
         "score": {"name": settings.score, **SCORES[settings.score]},
         "attack": settings.attack(),
         "seed": settings.seed,
+        "intervals": {"level": 0.95, "method": "stratified bootstrap, percentile", "draws": DRAWS},
         "outliers": {
             name: {"n": len(images), "hash": _hash(images), **sets[name]}
             for name, images in outliers.items()
@@ -203,12 +215,17 @@ def _scores(
 
 
 def _compare(
-    inliers: Mapping[str, Tensor], outliers: Mapping[str, Tensor]
-) -> dict[str, dict[str, float]]:
-    return {
-        kind: detection_metrics(inliers[kind][: len(theirs)].numpy(), theirs.numpy())
-        for kind, theirs in outliers.items()
+    inliers: Mapping[str, Tensor], outliers: Mapping[str, Tensor], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """By kind the metrics, and under `intervals` their intervals by kind."""
+    scores = {kind: (inliers[kind].numpy(), outliers[kind].numpy()) for kind in _KINDS}
+    found: dict[str, dict[str, Any]] = {
+        kind: detection_metrics(*both) for kind, both in scores.items()
     }
+    found["intervals"] = {
+        kind: detection_intervals(*both, seed=seed) for kind, both in scores.items()
+    }
+    return found
 
 
 def _hash(images: Tensor) -> str:

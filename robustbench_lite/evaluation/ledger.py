@@ -35,6 +35,7 @@ from robustbench_lite.core.storage import (
     write_sealed_json,
 )
 from robustbench_lite.core.stored_table import read_table, write_table
+from robustbench_lite.leaderboard.results.records import CLEAN
 from robustbench_lite.verifier import Verdict
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 4  # of the header and the parts; results have their own
 UNCHECKED_VERSION = 3  # older, still read: no file of it carries a checksum
-CLEAN = "clean"
 _AGAIN = "run the same rbl evaluate command again: only this part is computed again"
 COLUMNS = {  # of a part: name and type
     "example_id": "int64",

@@ -25,17 +25,17 @@ MODELS = Registry(
     "architecture",
     {
         "small_cnn": Entry(
-            f"{_HERE}.small_cnn:small_cnn",
+            f"{_HERE}.small_cnn:SmallCnn",
             "2 convolutions, 2 linear layers; 28x28, 32x32 and 8x8 images",
             "Wong & Kolter 2018, arXiv:1711.00851",
         ),
         "trades_small_cnn": Entry(
-            f"{_HERE}.trades_small_cnn:trades_small_cnn",
+            f"{_HERE}.trades_small_cnn:TradesSmallCnn",
             "4 convolutions, 3 linear layers, dropout; 28x28 and 32x32 images",
             "Zhang et al. 2019 (TRADES), arXiv:1901.08573, authors' code",
         ),
         "preact_resnet18": Entry(
-            f"{_HERE}.preact_resnet:preact_resnet18",
+            f"{_HERE}.preact_resnet:PreActResNet18",
             "pre-activation ResNet-18, CIFAR stem",
             "He et al. 2016, arXiv:1603.05027; as in Rice et al. 2020, arXiv:2002.11569",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -85,10 +86,11 @@ class DenseNet(Classifier):
     Args:
         depth: 6 n + 4.
         growth: channels that each bottleneck adds.
-        num_classes: K.
-        in_channels: C.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
+        num_classes, in_channels, image_size, mean, std: see `build_model`;
+            images of at least 4x4.
+
+    Raises:
+        InputError: for images under 4x4.
     """
 
     public_names: ClassVar[Mapping[str, str]] = {"fc": "head"}
@@ -97,12 +99,19 @@ class DenseNet(Classifier):
         self,
         depth: int,
         growth: int,
+        *,
         num_classes: int,
         in_channels: int,
+        image_size: tuple[int, int],
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
     ) -> None:
         super().__init__(mean, std)
+        if min(image_size) < 4:
+            raise InputError(
+                f"image_size={image_size} is too small for densenet_bc_{depth}_{growth}: "
+                "at least (4, 4)"
+            )
         layers, rest = divmod(depth - 4, 2 * _BLOCKS)
         assert rest == 0, depth
         width = 2 * growth
@@ -131,23 +140,8 @@ class DenseNet(Classifier):
         return F.relu(self.bn1(out)).mean(dim=(2, 3))
 
 
-def densenet_bc_100_12(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-) -> DenseNet:
-    """DenseNet-BC, depth 100, growth 12: ALOE's network; 769,162 parameters for RGB, 10 classes.
+densenet_bc_100_12 = partial(DenseNet, 100, 12)
+"""DenseNet-BC, depth 100, growth 12: ALOE's network; 769,162 parameters for RGB, 10 classes.
 
-    Source: Chen et al. 2020 (arXiv:2003.09711), authors' code.
-
-    Raises:
-        InputError: for images under 4x4.
-    """
-    if min(image_size) < 4:
-        raise InputError(
-            f"image_size={image_size} is too small for densenet_bc_100_12: at least (4, 4)"
-        )
-    return DenseNet(100, 12, num_classes, in_channels, mean, std)
+Source: Chen et al. 2020 (arXiv:2003.09711), authors' code.
+"""

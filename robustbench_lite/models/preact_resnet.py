@@ -28,7 +28,7 @@ class PreActBlock(nn.Module):
         in_planes: channels in.
         planes: channels out.
         stride: of the first convolution and of the shortcut.
-        shortcut_input: what a convolutional shortcut sees (`preact_resnet18` explains).
+        shortcut_input: what a convolutional shortcut sees (`PreActResNet18` explains).
     """
 
     def __init__(
@@ -79,36 +79,59 @@ class PreActBlock(nn.Module):
 class PreActResNet18(Classifier):
     """Four stages of two pre-activation blocks, 64 to 512 channels, global average pool.
 
-    Initialisation is PyTorch's own, as in the public codes named at `preact_resnet18`.
+    The one of Rice et al. 2020 (arXiv:2002.11569), or a public variant of it; 11,172,170 parameters
+    for RGB and 10 classes (11,171,146 without `final_bn`). Initialisation is PyTorch's own, as in
+    the public codes.
+
+    Three public codes share the name and most keys, and compute different functions:
+    Rice et al. (locuslab/robust_overfitting) is the default here; kuangliu/pytorch-cifar has no
+    batch norm before the pool (`final_bn=False`); RobustBench's default block, and copies of Wong
+    et al.'s fast_adversarial, feed the shortcut with the block's raw input
+    (`shortcut_input="input"`). The last difference leaves no trace in the weights.
+
+    Masks are those of Random Mask (Luo et al., arXiv:2007.14249), which has none for this network.
+    Their places are ours, as in the authors' SENet-18, a pre-activation network too: a masked
+    convolution is conv(ReLU(M * BN(x))); the stem, the shortcut paths and the last batch norm are
+    not masked, and a shortcut that sees the activation sees the masked one. Eight in each part.
 
     Args:
-        num_classes: K.
-        in_channels: C.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
+        num_classes, in_channels, image_size, mean, std: see `build_model`.
         final_bn: batch norm and ReLU before the pool.
-        shortcut_input: what a convolutional shortcut sees.
-        image_size: `(H, W)`; only masks depend on it.
-        masks: shallow ones on the pre-activations of stages 1 and 2, deep ones on those of 3 and 4.
-        head: `"linear"` or `"cosine"`.
+        shortcut_input: `"activation"` (after batch norm and ReLU) or `"input"` (before them).
+        shallow_drop: share of zeros on the pre-activations of stages 1 and 2; 0 for no mask.
+        deep_drop: share of zeros on those of stages 3 and 4; 0 for no mask.
+        mask_seed: of the masks.
+        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
+        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
+
+    Raises:
+        InputError: for options outside these.
     """
 
     public_names: ClassVar[Mapping[str, str]] = {"linear": "head", "fc": "head"}
 
     def __init__(
         self,
+        *,
         num_classes: int,
         in_channels: int,
+        image_size: tuple[int, int],
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
-        *,
-        final_bn: bool,
-        shortcut_input: ShortcutInput,
-        image_size: tuple[int, int],
-        masks: MaskOptions,
-        head: HeadKind,
+        final_bn: bool = True,
+        shortcut_input: ShortcutInput = "activation",
+        shallow_drop: float = 0.0,
+        deep_drop: float = 0.0,
+        mask_seed: int = 0,
+        mask_pattern: MaskPattern = "free",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__(mean, std)
+        if not isinstance(final_bn, bool):
+            raise InputError(f"final_bn={final_bn!r} must be true or false")
+        if shortcut_input not in get_args(ShortcutInput):
+            raise InputError(f'shortcut_input={shortcut_input!r} must be "activation" or "input"')
+        masks = MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.layer1 = _stage(64, 64, 1, shortcut_input)
         self.layer2 = _stage(64, 128, 2, shortcut_input)
@@ -138,69 +161,4 @@ def _stage(
     return nn.Sequential(
         PreActBlock(in_planes, planes, stride, shortcut_input),
         PreActBlock(planes, planes, 1, shortcut_input),
-    )
-
-
-def preact_resnet18(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    final_bn: bool = True,
-    shortcut_input: ShortcutInput = "activation",
-    shallow_drop: float = 0.0,
-    deep_drop: float = 0.0,
-    mask_seed: int = 0,
-    mask_pattern: MaskPattern = "free",
-    head: HeadKind = "linear",
-) -> PreActResNet18:
-    """Build the PreActResNet-18 of Rice et al. 2020 (arXiv:2002.11569), or a public variant of it.
-
-    Three public codes share the name and most keys, and compute different functions:
-    Rice et al. (locuslab/robust_overfitting) is the default here; kuangliu/pytorch-cifar has no
-    batch norm before the pool (`final_bn=False`); RobustBench's default block, and copies of Wong
-    et al.'s fast_adversarial, feed the shortcut with the block's raw input
-    (`shortcut_input="input"`). The last difference leaves no trace in the weights.
-
-    Masks are those of Random Mask (Luo et al., arXiv:2007.14249), which has none for this network.
-    Their places are ours, as in the authors' SENet-18, a pre-activation network too: a masked
-    convolution is conv(ReLU(M * BN(x))); the stem, the shortcut paths and the last batch norm are
-    not masked, and a shortcut that sees the activation sees the masked one. Eight in each part.
-
-    Args:
-        num_classes: K.
-        in_channels: C.
-        image_size: any, as the pool is global; masks tie the network to it.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
-        final_bn: batch norm and ReLU before the pool.
-        shortcut_input: `"activation"` (after batch norm and ReLU) or `"input"` (before them).
-        shallow_drop: share of zeros on the pre-activations of stages 1 and 2; 0 for no mask.
-        deep_drop: share of zeros on those of stages 3 and 4; 0 for no mask.
-        mask_seed: of the masks.
-        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
-        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
-
-    Returns:
-        A network of 11,172,170 parameters for RGB and 10 classes (11,171,146 without `final_bn`).
-
-    Raises:
-        InputError: for options outside these.
-    """
-    if not isinstance(final_bn, bool):
-        raise InputError(f"final_bn={final_bn!r} must be true or false")
-    if shortcut_input not in get_args(ShortcutInput):
-        raise InputError(f'shortcut_input={shortcut_input!r} must be "activation" or "input"')
-    return PreActResNet18(
-        num_classes,
-        in_channels,
-        mean,
-        std,
-        final_bn=final_bn,
-        shortcut_input=shortcut_input,
-        image_size=image_size,
-        masks=MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern),
-        head=head,
     )

@@ -117,6 +117,3 @@ class MaskOptions:
             return None
         seed = fold_seed(self.seed, "mask", layer)
         return RandomMask(shape, drop, seed=seed, same_pattern=self.pattern == "same")
-
-
-NO_MASKS = MaskOptions(0.0, 0.0, 0, "free")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from robustbench_lite.models.classifier import Classifier, HeadKind, make_head
 from robustbench_lite.models.random_masks import (
-    NO_MASKS,
     MaskDraw,
     MaskOptions,
     MaskPattern,
@@ -78,32 +78,44 @@ class ResNet18(Classifier):
     `models/resnet.py`), whose module names these are. That code pools 4x4; here the pool is global,
     the same on 32x32 images and defined on any size.
 
+    With strides 1,2,2,2 it is the usual CIFAR ResNet-18; 11,173,962 parameters for RGB, 10 classes.
+
+    Masks are those of Random Mask (Luo et al., arXiv:2007.14249), in the authors' places: after
+    the batch norm of every convolution of a part, ten in each. They hold no parameters, and tie
+    the network to `image_size`.
+
     Args:
-        num_classes: K.
-        in_channels: C.
         strides: of the four stages.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
-        image_size: `(H, W)`; only masks depend on it.
-        masks: shallow ones on the stem and stages 1 and 2, deep ones on stages 3 and 4.
-        head: `"linear"` or `"cosine"`.
+        num_classes, in_channels, image_size, mean, std: see `build_model`.
+        shallow_drop: share of zeros on the stem and stages 1 and 2; 0 for no mask.
+        deep_drop: share of zeros on stages 3 and 4; 0 for no mask.
+        mask_seed: of the masks.
+        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
+        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
+
+    Raises:
+        InputError: for options outside these.
     """
 
     public_names: ClassVar[Mapping[str, str]] = {"linear": "head", "fc": "head"}
 
     def __init__(
         self,
+        strides: tuple[int, int, int, int],
+        *,
         num_classes: int,
         in_channels: int,
-        strides: tuple[int, int, int, int],
+        image_size: tuple[int, int],
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
-        *,
-        image_size: tuple[int, int],
-        masks: MaskOptions,
-        head: HeadKind,
+        shallow_drop: float = 0.0,
+        deep_drop: float = 0.0,
+        mask_seed: int = 0,
+        mask_pattern: MaskPattern = "free",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__(mean, std)
+        masks = MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.layer1 = _stage(64, 64, strides[0])
@@ -130,49 +142,7 @@ def _stage(in_planes: int, planes: int, stride: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(in_planes, planes, stride), BasicBlock(planes, planes, 1))
 
 
-def resnet18(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    shallow_drop: float = 0.0,
-    deep_drop: float = 0.0,
-    mask_seed: int = 0,
-    mask_pattern: MaskPattern = "free",
-    head: HeadKind = "linear",
-) -> ResNet18:
-    """The usual CIFAR ResNet-18, strides 1,2,2,2; 11,173,962 parameters for RGB and 10 classes.
-
-    Masks are those of Random Mask (Luo et al., arXiv:2007.14249), in the authors' places: after
-    the batch norm of every convolution of a part, ten in each. They hold no parameters.
-
-    Args:
-        num_classes: K.
-        in_channels: C.
-        image_size: any, as the pool is global; masks tie the network to it.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
-        shallow_drop: share of zeros on the stem and stages 1 and 2; 0 for no mask.
-        deep_drop: share of zeros on stages 3 and 4; 0 for no mask.
-        mask_seed: of the masks.
-        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
-        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
-
-    Raises:
-        InputError: for options outside these.
-    """
-    return ResNet18(
-        num_classes,
-        in_channels,
-        (1, 2, 2, 2),
-        mean,
-        std,
-        image_size=image_size,
-        masks=MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern),
-        head=head,
-    )
+resnet18 = partial(ResNet18, (1, 2, 2, 2))
 
 
 def resnet18_wide_map(
@@ -189,12 +159,10 @@ def resnet18_wide_map(
     `ResNet18_cifar`. Weights of `resnet18` fit it and mean another function.
     """
     return ResNet18(
-        num_classes,
-        in_channels,
         (1, 1, 2, 2),
-        mean,
-        std,
+        num_classes=num_classes,
+        in_channels=in_channels,
         image_size=image_size,
-        masks=NO_MASKS,
-        head="linear",
+        mean=mean,
+        std=std,
     )

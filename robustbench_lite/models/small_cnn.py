@@ -19,14 +19,22 @@ class SmallCnn(Classifier):
     Initialisation is PyTorch's own, as in the authors' code (locuslab/convex_adversarial,
     `examples/problems.py`: `mnist_model`, and `cifar_model` for 32x32).
 
+    166,406 parameters for 1x28x28 images and 10 classes.
+
+    Masks are those of Random Mask (Luo et al., arXiv:2007.14249); their places in this network,
+    between each convolution and its ReLU, are ours.
+
     Args:
-        num_classes: K.
-        in_channels: C.
-        image_size: `(H, W)`, each at least 4.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
-        masks: the shallow one after the first convolution, the deep one after the second.
-        head: `"linear"` or `"cosine"`.
+        num_classes, in_channels, image_size, mean, std: see `build_model`;
+            images of at least 4x4.
+        shallow_drop: share of zeros after the first convolution; 0 for no mask.
+        deep_drop: share of zeros after the second convolution; 0 for no mask.
+        mask_seed: of the masks.
+        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
+        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
+
+    Raises:
+        InputError: for images under 4x4, or options outside these.
     """
 
     # The public code is one nn.Sequential; its layers are known by position.
@@ -39,16 +47,22 @@ class SmallCnn(Classifier):
 
     def __init__(
         self,
+        *,
         num_classes: int,
         in_channels: int,
         image_size: tuple[int, int],
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
-        *,
-        masks: MaskOptions,
-        head: HeadKind,
+        shallow_drop: float = 0.0,
+        deep_drop: float = 0.0,
+        mask_seed: int = 0,
+        mask_pattern: MaskPattern = "free",
+        head: HeadKind = "linear",
     ) -> None:
         super().__init__(mean, std)
+        if min(image_size) < 4:
+            raise InputError(f"image_size={image_size} is too small for small_cnn: at least (4, 4)")
+        masks = MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern)
         height, width = image_size
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=4, stride=2, padding=1)
         self.conv2 = nn.Conv2d(16, 32, kernel_size=4, stride=2, padding=1)
@@ -62,49 +76,3 @@ class SmallCnn(Classifier):
         out = F.relu(masked(self.conv1(self.normalize(x)), self.mask1))  # (B, 16, H/2, W/2)
         out = F.relu(masked(self.conv2(out), self.mask2))  # (B, 32, H/4, W/4)
         return F.relu(self.fc1(out.flatten(1)))
-
-
-def small_cnn(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    shallow_drop: float = 0.0,
-    deep_drop: float = 0.0,
-    mask_seed: int = 0,
-    mask_pattern: MaskPattern = "free",
-    head: HeadKind = "linear",
-) -> SmallCnn:
-    """Build `SmallCnn`; 166,406 parameters for 1x28x28 images and 10 classes.
-
-    Masks are those of Random Mask (Luo et al., arXiv:2007.14249); their places in this network,
-    between each convolution and its ReLU, are ours.
-
-    Args:
-        num_classes: K.
-        in_channels: C.
-        image_size: `(H, W)`, each at least 4.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
-        shallow_drop: share of zeros after the first convolution; 0 for no mask.
-        deep_drop: share of zeros after the second convolution; 0 for no mask.
-        mask_seed: of the masks.
-        mask_pattern: `"free"`, or `"same"` for one pattern in all channels of a layer.
-        head: `"linear"`, or `"cosine"` (see `CosineHead`), which has no bias.
-
-    Raises:
-        InputError: for images under 4x4, or options outside these.
-    """
-    if min(image_size) < 4:
-        raise InputError(f"image_size={image_size} is too small for small_cnn: at least (4, 4)")
-    return SmallCnn(
-        num_classes,
-        in_channels,
-        image_size,
-        mean,
-        std,
-        masks=MaskOptions(shallow_drop, deep_drop, mask_seed, mask_pattern),
-        head=head,
-    )

@@ -21,18 +21,21 @@ class TradesSmallCnn(Classifier):
     normal with bias 0, the last layer all 0 (so that logits and input gradients begin at 0), the
     other linear layers PyTorch's own. Dropout 0.5 follows the first linear layer's ReLU.
 
+    312,202 parameters for 1x28x28 images and 10 classes.
+
     Args:
-        num_classes: K.
-        in_channels: C.
-        image_size: `(H, W)`, each at least 16.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
+        num_classes, in_channels, image_size, mean, std: see `build_model`;
+            images of at least 16x16.
+
+    Raises:
+        InputError: for images under 16x16.
     """
 
     public_names: ClassVar[Mapping[str, str]] = {"classifier.fc3": "head"}
 
     def __init__(
         self,
+        *,
         num_classes: int,
         in_channels: int,
         image_size: tuple[int, int],
@@ -40,6 +43,11 @@ class TradesSmallCnn(Classifier):
         std: tuple[float, ...] | None,
     ) -> None:
         super().__init__(mean, std)
+        if min(image_size) < _SMALLEST:
+            raise InputError(
+                f"image_size={image_size} is too small for trades_small_cnn: at least "
+                f"({_SMALLEST}, {_SMALLEST})"
+            )
         height, width = (((side - 4) // 2 - 4) // 2 for side in image_size)
         self.feature_extractor = nn.Sequential(
             OrderedDict(
@@ -78,24 +86,3 @@ class TradesSmallCnn(Classifier):
         maps = self.feature_extractor(self.normalize(x))  # (B, 64, 4, 4) for 28x28
         out: Tensor = self.classifier(maps.flatten(1))
         return out
-
-
-def trades_small_cnn(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-) -> TradesSmallCnn:
-    """Build `TradesSmallCnn`; 312,202 parameters for 1x28x28 images and 10 classes.
-
-    Raises:
-        InputError: for images under 16x16.
-    """
-    if min(image_size) < _SMALLEST:
-        raise InputError(
-            f"image_size={image_size} is too small for trades_small_cnn: at least "
-            f"({_SMALLEST}, {_SMALLEST})"
-        )
-    return TradesSmallCnn(num_classes, in_channels, image_size, mean, std)

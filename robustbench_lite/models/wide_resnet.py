@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -74,10 +75,7 @@ class WideResNet(Classifier):
     Args:
         depth: 6 n + 4.
         widen_factor: multiplies 16, 32 and 64 channels.
-        num_classes: K.
-        in_channels: C.
-        mean: per channel, or None for no normalisation.
-        std: per channel, or None for no normalisation.
+        num_classes, in_channels, image_size, mean, std: see `build_model`.
     """
 
     public_names: ClassVar[Mapping[str, str]] = {"fc": "head", "linear": "head"}
@@ -87,11 +85,14 @@ class WideResNet(Classifier):
         self,
         depth: int,
         widen_factor: int,
+        *,
         num_classes: int,
         in_channels: int,
+        image_size: tuple[int, int],
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
     ) -> None:
+        del image_size  # any size: the pool is global
         super().__init__(mean, std)
         blocks, rest = divmod(depth - 4, 6)
         assert rest == 0, depth
@@ -113,40 +114,9 @@ class WideResNet(Classifier):
         return F.relu(self.bn1(out)).mean(dim=(2, 3))
 
 
-def wrn28_10(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-) -> WideResNet:
-    """WideResNet-28-10; 36,479,194 parameters for RGB and 10 classes."""
-    del image_size  # any size: the pool is global
-    return WideResNet(28, 10, num_classes, in_channels, mean, std)
-
-
-def wrn34_10(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-) -> WideResNet:
-    """WideResNet-34-10, the net of TRADES and LBGAT; 46,160,474 parameters for RGB, 10 classes."""
-    del image_size  # any size: the pool is global
-    return WideResNet(34, 10, num_classes, in_channels, mean, std)
-
-
-def wrn34_20(
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-) -> WideResNet:
-    """WideResNet-34-20; 184,531,674 parameters for RGB and 10 classes."""
-    del image_size  # any size: the pool is global
-    return WideResNet(34, 20, num_classes, in_channels, mean, std)
+wrn28_10 = partial(WideResNet, 28, 10)
+"""WideResNet-28-10; 36,479,194 parameters for RGB and 10 classes."""
+wrn34_10 = partial(WideResNet, 34, 10)
+"""WideResNet-34-10, the net of TRADES and LBGAT; 46,160,474 parameters for RGB, 10 classes."""
+wrn34_20 = partial(WideResNet, 34, 20)
+"""WideResNet-34-20; 184,531,674 parameters for RGB and 10 classes."""

@@ -16,7 +16,7 @@ from robustbench_lite.leaderboard.published.comparability import (
     judge,
     unmeasurable,
 )
-from robustbench_lite.leaderboard.published.records import CLEAN, Cell, Row
+from robustbench_lite.leaderboard.published.records import CLEAN_METRIC, Cell, PublishedRow
 from robustbench_lite.leaderboard.published.reproductions import Reproduction, unmeasured
 from robustbench_lite.reproduction.measure import (
     Reporter,
@@ -30,7 +30,7 @@ from robustbench_lite.training.recipe import load_recipe
 
 
 def assign(
-    rows: Sequence[Row], networks: Sequence[tuple[str, LoadedModel]]
+    rows: Sequence[PublishedRow], networks: Sequence[tuple[str, LoadedModel]]
 ) -> dict[str, list[LoadedModel]]:
     """Which networks stand for which rows.
 
@@ -42,7 +42,7 @@ def assign(
         networks: each with the row that the user named for it, or with `""`.
 
     Returns:
-        Row id -> networks, in the order of rows; rows without one are left out.
+        PublishedRow id -> networks, in the order of rows; rows without one are left out.
 
     Raises:
         InputError: for a network that is none of the rows, or was trained on other classes.
@@ -67,7 +67,9 @@ def assign(
     return {row_id: networks for row_id, networks in found.items() if networks}
 
 
-def _matching_rows(rows: Sequence[Row], named: str, network: LoadedModel) -> list[Row]:
+def _matching_rows(
+    rows: Sequence[PublishedRow], named: str, network: LoadedModel
+) -> list[PublishedRow]:
     if named:
         return [row for row in rows if named in (row.id, row.id.rpartition("/")[2])]
     by_weights = [row for row in rows if row.weights and row.weights == network.hash]
@@ -76,7 +78,9 @@ def _matching_rows(rows: Sequence[Row], named: str, network: LoadedModel) -> lis
     return by_weights or by_recipe or (list(rows) if len(rows) == 1 else [])
 
 
-def provenance_of(row: Row, source: LoadedModel, terms: ReproductionOptions) -> ModelProvenance:
+def provenance_of(
+    row: PublishedRow, source: LoadedModel, terms: ReproductionOptions
+) -> ModelProvenance:
     """How a network relates to a row: by its hash, by its recipe, or by what the user says.
 
     Raises:
@@ -106,7 +110,7 @@ def provenance_of(row: Row, source: LoadedModel, terms: ReproductionOptions) -> 
 
 
 def compare_rows(
-    rows: Sequence[Row],
+    rows: Sequence[PublishedRow],
     networks: Mapping[str, Sequence[LoadedModel]],
     terms: ReproductionOptions,
     *,
@@ -135,7 +139,7 @@ def compare_rows(
 
 
 def compare_row(
-    row: Row,
+    row: PublishedRow,
     sources: Sequence[LoadedModel],
     terms: ReproductionOptions,
     *,
@@ -163,7 +167,7 @@ def compare_row(
     return [_compare_cell(row, cell, sources, origins, finder) for cell in row.cells]
 
 
-def _check_seeds(row: Row, origins: Sequence[ModelProvenance]) -> None:
+def _check_seeds(row: PublishedRow, origins: Sequence[ModelProvenance]) -> None:
     """Several networks for one row are seeds of one recipe, each once."""
     kinds = sorted({origin.kind for origin in origins})
     if len(kinds) > 1:
@@ -178,7 +182,7 @@ def _check_seeds(row: Row, origins: Sequence[ModelProvenance]) -> None:
 
 
 def _compare_cell(
-    row: Row,
+    row: PublishedRow,
     cell: Cell,
     sources: Sequence[LoadedModel],
     origins: Sequence[ModelProvenance],
@@ -194,11 +198,11 @@ def _compare_cell(
         return unmeasured(row, cell, f"protocol {terms.protocol} has no such attack")
     wanted = attacks_of(cell, protocol)
     measured = tuple(
-        finder.measure(source, origin, protocol, wanted, terms.n or whole)
+        finder.measure(source, origin, protocol, wanted, terms.images(finder.data, whole))
         for source, origin in zip(sources, origins, strict=True)
     )
     stated: Sequence[Mapping[str, str]] = ()
-    if cell.metric != CLEAN:
+    if cell.metric != CLEAN_METRIC:
         published = published_protocol(cell.protocol, eps=eps)
         stated = [compared_settings(spec) for spec in attacks_of(cell, published)]
     return Reproduction(row, cell, measured, judge(row, cell, measured, stated=stated, whole=whole))

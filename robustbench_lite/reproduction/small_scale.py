@@ -14,11 +14,11 @@ from robustbench_lite.leaderboard.published.comparability import Measured, Model
 from robustbench_lite.leaderboard.published.consistency import differ
 from robustbench_lite.leaderboard.published.records import (
     ACCURACIES,
-    CLEAN,
+    CLEAN_METRIC,
     Cell,
+    PublishedRow,
     PublishedTable,
     Relation,
-    Row,
 )
 from robustbench_lite.leaderboard.published.reproductions import Order, Reproduction, unmeasured
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
@@ -41,7 +41,7 @@ _ATTACKS = {
 }
 
 
-def stand_in_recipe(name: str) -> Recipe:
+def small_scale_recipe(name: str) -> Recipe:
     """A recipe on digits: the named one, or a `mnist_` one with its data and length replaced.
 
     Method, losses, network, rates and what else belongs to the method stay; epochs are stretched to
@@ -54,7 +54,7 @@ def stand_in_recipe(name: str) -> Recipe:
         return load_recipe(name)
     data, base = load_recipe(name).as_dict(), _base()
     stretch = base["training"]["epochs"] / data["training"]["epochs"]
-    data["name"] = name.replace("mnist_", "stand_in_", 1)
+    data["name"] = name.replace("mnist_", "small_scale_", 1)
     data["data"] = dict(base["data"])
     data["training"] |= {key: base["training"][key] for key in ("epochs", "batch_size")}
     data["validation"]["every"] = _later(data["validation"]["every"], stretch, first=0)
@@ -80,12 +80,12 @@ def _later(epoch: int, stretch: float, *, first: int = 1) -> int:
     return round((epoch - first) * stretch) + first
 
 
-class StandIns:
+class SmallNetworks:
     """The small networks of one call: each trained once, each attack run once.
 
     Args:
         runs: folder of run folders.
-        terms: of the call; radius and protocol are the stand-ins' own.
+        terms: of the call; radius and protocol are the small networks' own.
         progress: see `Reporter`.
         training: reporter of training.
     """
@@ -102,9 +102,9 @@ class StandIns:
         self.networks: dict[str, LoadedModel] = {}
 
     def network(self, name: str) -> LoadedModel:
-        """The stand-in of a recipe, trained if it is not there."""
+        """The small network of a recipe, trained if it is not there."""
         if name not in self.networks:
-            recipe = stand_in_recipe(name)
+            recipe = small_scale_recipe(name)
             best = train(
                 recipe,
                 load_split("digits", "train"),
@@ -116,32 +116,32 @@ class StandIns:
             self.networks[name] = resolve_model(str(best), allow_code=False, device="cpu")
         return self.networks[name]
 
-    def measure(self, row: Row, metric: str) -> Measured | None:
-        """The stand-in's number; None where no attack of ours stands for the metric."""
+    def measure(self, row: PublishedRow, metric: str) -> Measured | None:
+        """The small network's number; None where no attack of ours stands for the metric."""
         kind = next((kind for kind in _ATTACKS if metric.startswith(kind)), "")
-        if not row.stand_in or not (kind or metric == CLEAN):
+        if not row.small_scale or not (kind or metric == CLEAN_METRIC):
             return None
         name, attack = _ATTACKS.get(kind, _ATTACKS["pgd"])
         protocol = published_protocol(name, eps=EPS, engine=self.terms.engine)
         wanted = [spec for spec in protocol.attacks if attack in ("", spec.name)]
         return self.finder.measure(
-            self.network(row.stand_in),
-            ModelProvenance("stand-in"),
+            self.network(row.small_scale),
+            ModelProvenance("small-scale"),
             protocol,
-            [] if metric == CLEAN else wanted,
-            self.terms.n or len(self.finder.data),
+            [] if metric == CLEAN_METRIC else wanted,
+            self.terms.images(self.finder.data, len(self.finder.data)),
         )
 
 
-def compare_stand_ins(
-    table: PublishedTable, rows: Sequence[Row], stand_ins: StandIns
+def compare_small_scale(
+    table: PublishedTable, rows: Sequence[PublishedRow], networks: SmallNetworks
 ) -> tuple[list[Reproduction], list[Order]]:
-    """Every number of the rows beside that of a stand-in: never comparable, and said so.
+    """Every number of the rows beside that of a small network: never comparable, and said so.
 
     Args:
         table: the published table.
         rows: those chosen of it.
-        stand_ins: trained and measured where they are not there.
+        networks: trained and measured where they are not there.
 
     Returns:
         The numbers, and the orders that the table claims (see `orders`). The same call again gives
@@ -149,37 +149,39 @@ def compare_stand_ins(
     """
 
     def compared() -> tuple[list[Reproduction], list[Order]]:
-        numbers = [_compare(row, cell, stand_ins) for row in rows for cell in row.cells]
-        return numbers, orders(table, rows, stand_ins)
+        numbers = [_compare(row, cell, networks) for row in rows for cell in row.cells]
+        return numbers, orders(table, rows, networks)
 
     compared()  # as of `compare_rows`: everything is measured before any result is chosen
     return compared()
 
 
-def _compare(row: Row, cell: Cell, stand_ins: StandIns) -> Reproduction:
-    if not row.stand_in:
-        return unmeasured(row, cell, "no stand-in: no small recipe of this method")
+def _compare(row: PublishedRow, cell: Cell, networks: SmallNetworks) -> Reproduction:
+    if not row.small_scale:
+        return unmeasured(row, cell, "no small-scale run: no small recipe of this method")
     measured = None
     if cell.quantity in ACCURACIES and not cell.part:
-        measured = stand_ins.measure(row, cell.metric)
+        measured = networks.measure(row, cell.metric)
     if measured is None:
-        return unmeasured(row, cell, "no stand-in: no attack of ours for this column")
+        return unmeasured(row, cell, "no small-scale run: no attack of ours for this column")
     verdict = judge(row, cell, [measured], stated=measured.attacks, whole=measured.n)
     return Reproduction(row, cell, (measured,), verdict)
 
 
-def orders(table: PublishedTable, rows: Sequence[Row], stand_ins: StandIns) -> list[Order]:
-    """The orders that a table claims among some rows, and whether the stand-ins show them.
+def orders(
+    table: PublishedTable, rows: Sequence[PublishedRow], networks: SmallNetworks
+) -> list[Order]:
+    """The orders that a table claims among some rows, and whether the small networks show them.
 
     Numbers claim an order between neighbours of one column, data set and radius that differ beyond
     rounding; numbers from memory claim nothing.
     """
-    by_id = {row.id: row for row in rows if row.stand_in}
+    by_id = {row.id: row for row in rows if row.small_scale}
     claims = [one for one in table.relations if {one.above, one.below} <= set(by_id)]
     claims += [one for key in table.columns for one in _claimed(list(by_id.values()), key)]
     found = []
     for claim in claims:
-        pair = [stand_ins.measure(by_id[name], claim.metric) for name in (claim.above, claim.below)]
+        pair = [networks.measure(by_id[name], claim.metric) for name in (claim.above, claim.below)]
         if pair[0] is not None and pair[1] is not None:
             ours = float(pair[0].value), float(pair[1].value)
             seen = _seen(pair[0], pair[1])
@@ -187,8 +189,8 @@ def orders(table: PublishedTable, rows: Sequence[Row], stand_ins: StandIns) -> l
     return found
 
 
-def _claimed(rows: Sequence[Row], key: str) -> Iterator[Relation]:
-    groups: dict[tuple[str, str], list[tuple[Cell, Row]]] = {}
+def _claimed(rows: Sequence[PublishedRow], key: str) -> Iterator[Relation]:
+    groups: dict[tuple[str, str], list[tuple[Cell, PublishedRow]]] = {}
     for row in rows:
         for cell in row.cells:
             if cell.key == key and cell.is_target and cell.quantity in ACCURACIES and not cell.part:
@@ -196,7 +198,7 @@ def _claimed(rows: Sequence[Row], key: str) -> Iterator[Relation]:
     for group in groups.values():
         ordered = sorted(group, key=lambda pair: pair[0].accuracy, reverse=True)
         for (high, above), (low, below) in pairwise(ordered):
-            if differ(high, low) and above.stand_in != below.stand_in:
+            if differ(high, low) and above.small_scale != below.small_scale:
                 claim = f"{high.shown} against {low.shown}"
                 yield Relation(metric=high.metric, above=above.id, below=below.id, source=claim)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.random_numbers import fold_seed
-from robustbench_lite.datasets import Split, hold_out, pad_crop_flip
+from robustbench_lite.datasets import Split, hold_out, pad_crop_flip, rotate
 from robustbench_lite.datasets.arrays import content_hash
 from robustbench_lite.datasets.outliers.sources import load_outliers
 from robustbench_lite.defenses.class_balance import check_no_class_is_empty
@@ -94,8 +94,14 @@ class TrainingData:
         section = self.recipe.data
         if section.crop_padding or section.flip:
             images = pad_crop_flip(
-                images, generator, padding=section.crop_padding, flip=section.flip
+                images,
+                generator,
+                padding=section.crop_padding,
+                flip=section.flip,
+                padding_mode=section.padding_mode,
             )
+        if section.rotation:
+            images = rotate(images, generator, degrees=section.rotation)
         return (images.float() / 255.0).contiguous(memory_format=torch.channels_last)
 
     def _outlier_rows(self, generator: torch.Generator) -> Iterator[Tensor | None]:

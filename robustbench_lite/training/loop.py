@@ -166,6 +166,7 @@ class _Run:
             )
         self.epoch = 0
         self.metrics: list[dict[str, float]] = []
+        self.carried: Mapping[str, Tensor] = {}
         self._resume()
 
     @property
@@ -181,15 +182,17 @@ class _Run:
         finite, means = FiniteCheck(self.device), _Means()
         for network in self.trained.values():
             network.train()
+        replays = self.recipe.defense.replays
         for index, batch in enumerate(self.data.epoch(epoch)):
-            # As Rice et al. 2020: the rate of a step is that of the time at which it ends.
-            self._set_lr(self.epoch + (index + 1) / len(self.data))
-            try:
-                objective = self._step(batch)
-            except InputError as error:
-                raise InputError(f"epoch {epoch}, batch {index}: {error}") from error
-            finite.note(index, objective.loss.detach())
-            means.add({"loss": objective.loss.detach(), **objective.scalars})
+            for replay in range(replays):
+                # As Rice et al. 2020: the rate of a step is that of the time at which it ends.
+                self._set_lr(self.epoch + (index + (replay + 1) / replays) / len(self.data))
+                try:
+                    objective = self._step(batch)
+                except InputError as error:
+                    raise InputError(f"epoch {epoch}, batch {index}: {error}") from error
+                finite.note(index, objective.loss.detach())
+                means.add({"loss": objective.loss.detach(), **objective.scalars})
             self._report(self.epoch * len(self.data) + index + 1, epoch, None)
         finite.raise_if_not("the training loss", f"epoch {epoch}, batch {{}}")
         self.epoch = epoch
@@ -201,6 +204,7 @@ class _Run:
     def _step(self, batch: Batch) -> Objective:
         defense, robust = self.recipe.defense, self.trained[ROBUST]
         self.optimizer.zero_grad(set_to_none=True)
+        batch = dataclasses.replace(batch, carried=self.carried)
         crafted = defense.craft(self.networks, batch)
         result = self.recipe.weight_perturbation.backward(
             lambda: defense.objective(self.networks, batch, crafted),
@@ -208,6 +212,7 @@ class _Run:
             batch.epoch,
             beside=[network for role, network in self.trained.items() if role != ROBUST],
         )
+        self.carried = defense.carry(batch, crafted)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(robust)
@@ -239,6 +244,7 @@ class _Run:
                 "networks": {role: net.state_dict() for role, net in self.trained.items()},
                 "averaged": None if self.averaged is None else self.averaged.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "carried": dict(self.carried),
             }
         )
         self._report(self.epoch * len(self.data), self.epoch, row)
@@ -256,6 +262,7 @@ class _Run:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["averaged"])
+            self.carried = dict(state.get("carried", {}))  # older states carry nothing
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise self.folder.damaged(error) from error
         logger.info("going on after epoch %d", self.epoch)
@@ -291,7 +298,7 @@ def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
     for role, network in recipe.defense.extra_networks.items():
         if isinstance(network, JointNetwork):
             wanted[role] = (network.architecture, {})
-    normalized = recipe.model.normalization == "dataset"
+    mean, std = recipe.model.mean_and_std(info)
     networks = {}
     for role, (name, options) in wanted.items():
         torch.manual_seed(fold_seed(recipe.training.seed, "initialisation", role) % 2**63)
@@ -300,8 +307,8 @@ def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
             num_classes=data.num_classes,
             in_channels=info.channels,
             image_size=info.image_size,
-            mean=info.mean if normalized else None,
-            std=info.std if normalized else None,
+            mean=mean,
+            std=std,
             **options,
         )
     return networks

@@ -30,7 +30,10 @@ from robustbench_lite.training.recipe_expansion import (
 )
 from robustbench_lite.training.schedules import SCHEDULES, Schedule
 
+ChannelValues = tuple[float, ...]
+
 if TYPE_CHECKING:
+    from robustbench_lite.datasets.info import DatasetInfo
     from robustbench_lite.defenses.contract import Defense
     from robustbench_lite.defenses.label_losses import LabelLoss
     from robustbench_lite.defenses.weight_perturbation import WeightPerturbation
@@ -39,22 +42,33 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class DataSection:
     """Args: name: of the data set; validation: examples held out of train for selection;
-    crop_padding: random crop after padding by this many pixels (0 is none); flip: mirror half."""
+    crop_padding: random crop after padding by this many pixels (0 is none); flip: mirror half.
+    May be left out: padding_mode: what lies outside the image, `"zeros"` or `"reflect"`;
+    rotation: after crop and flip, by up to this many degrees either way."""
 
     name: str
     validation: Positive
     crop_padding: Annotated[int, Meta(ge=0)]
     flip: bool
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    rotation: Annotated[float, Meta(ge=0, le=180)] = 0.0
 
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Args: name: a registered architecture; normalization: `"dataset"` for its mean and std as
-    first layer, `"none"` for bare pixels; options: its own, such as `final_bn` or masks."""
+    """Args: name: a registered architecture; normalization: of the first layer: `"dataset"` for its
+    mean and std, `"half"` for 0.5 and 0.5, `"none"` for bare pixels; options: its own, such as
+    `final_bn` or masks."""
 
     name: str
-    normalization: Literal["dataset", "none"]
+    normalization: Literal["dataset", "half", "none"]
     options: dict[str, int | float | bool | str]
+
+    def mean_and_std(self, info: DatasetInfo) -> tuple[ChannelValues | None, ChannelValues | None]:
+        """What the first layer subtracts and divides by, per channel; None for no such layer."""
+        half = (0.5,) * info.channels
+        pairs = {"dataset": (info.mean, info.std), "half": (half, half), "none": (None, None)}
+        return pairs[self.normalization]
 
 
 @dataclass(frozen=True)
@@ -126,10 +140,17 @@ class Recipe:
         """Plain JSON data that `recipe_from_dict` reads back."""
         data: dict[str, Any] = {"name": self.name}
         for section in SECTIONS:
-            data[section] = dataclasses.asdict(getattr(self, section))
+            data[section] = _stated(getattr(self, section))
             if section in self.chosen:
                 data[section] = {"name": self.chosen[section], **data[section]}
         return {key: _plain(value) for key, value in data.items()}
+
+
+def _stated(section: Any) -> dict[str, Any]:
+    """A section's keys, without those that may be left out and are: older recipes stay equal."""
+    optional = {field.name: field.default for field in dataclasses.fields(section)}
+    stated = dataclasses.asdict(section)
+    return {key: value for key, value in stated.items() if value != optional[key]}
 
 
 _PERTURBATION = "robustbench_lite.defenses.weight_perturbation"

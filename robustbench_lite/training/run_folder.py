@@ -169,7 +169,7 @@ class RunFolder:
     def save_checkpoint(self, name: str, model: nn.Module, row: dict[str, float]) -> None:
         """Write `best/` or `last/`, with the metrics of its epoch."""
         recipe, info = self.recipe, dataset_info(self.data.name)
-        normalized = recipe.model.normalization == "dataset"
+        mean, std = recipe.model.mean_and_std(info)
         chosen = "last epoch"
         if name == "best":
             chosen = f"best validation {recipe.validation.select_by.replace('_', ' ')}"
@@ -181,8 +181,8 @@ class RunFolder:
             num_classes=self.data.num_classes,
             in_channels=info.channels,
             image_size=info.image_size,
-            mean=info.mean if normalized else None,
-            std=info.std if normalized else None,
+            mean=mean,
+            std=std,
             dataset=self.data.name,
             dataset_hash=self.data.content_hash,
             recipe=recipe.as_dict(),

@@ -458,7 +458,9 @@ def test_preact_resnet_computes_what_robustbench_computes(
 def test_wide_resnet_computes_what_robustbench_computes() -> None:
     module = reference_module("robustbench", "model_zoo/architectures/wide_resnet.py")
     theirs = shaken(module.WideResNet(depth=16, widen_factor=2))
-    ours = WideResNet(16, 2, 10, 3, None, None).eval()
+    ours = WideResNet(
+        16, 2, num_classes=10, in_channels=3, image_size=(32, 32), mean=None, std=None
+    ).eval()
     ours.load_state_dict(public(theirs.state_dict(), "fc", "head"))
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -1,12 +1,13 @@
 """pad_crop_flip: only crops of the padded image, only from the generator given."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.datasets import pad_crop_flip
+from robustbench_lite.datasets import pad_crop_flip, rotate
 
 
 def distinct_images(batch, channels, height, width):
@@ -116,3 +117,69 @@ def test_a_cpu_generator_gives_the_same_images_on_the_gpu():
     on_cpu = pad_crop_flip(images, torch.Generator().manual_seed(3), padding=2, flip=True)
     on_gpu = pad_crop_flip(images.cuda(), torch.Generator().manual_seed(3), padding=2, flip=True)
     assert torch.equal(on_gpu.cpu(), on_cpu)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_reflected_padding_is_that_of_torch(padding):
+    """The draws are the same, so the crop is that of the image padded by torch."""
+    images = distinct_images(6, 3, 5, 7)
+    wide = torch.nn.functional.pad(images.float(), (padding,) * 4, mode="reflect").byte()
+    for seed in range(5):
+        ours, theirs = (
+            pad_crop_flip(
+                batch,
+                torch.Generator().manual_seed(seed),
+                padding=padding,
+                flip=False,
+                padding_mode=mode,
+            )
+            for batch, mode in ((images, "reflect"), (images, "zeros"))
+        )
+        # where the zero-padded crop has no padding both agree; the rest is in torch's wide image
+        assert torch.equal(ours[theirs > 0], theirs[theirs > 0])
+        for image, result in zip(wide, ours, strict=True):
+            assert any(
+                torch.equal(image[:, dy : dy + 5, dx : dx + 7], result)
+                for dy in range(2 * padding + 1)
+                for dx in range(2 * padding + 1)
+            )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"padding_mode": "edge"}, "padding_mode='edge'; allowed: zeros, reflect"),
+        ({"padding_mode": "reflect", "padding": 4}, "allowed: below 4"),
+    ],
+)
+def test_padding_that_cannot_be_is_refused(changes, words):
+    images = torch.zeros(1, 1, 4, 5, dtype=torch.uint8)
+    arguments = {"padding": 1, "flip": False} | changes
+    with pytest.raises(InputError, match=words):
+        pad_crop_flip(images, torch.Generator(), **arguments)
+
+
+def test_rotation_takes_the_nearest_pixel_and_fills_with_zero():
+    """Against Pillow, whose nearest rotation differs in pixels that lie between two."""
+    from PIL import Image
+
+    images = distinct_images(40, 1, 15, 15)
+    turned = rotate(images, torch.Generator().manual_seed(0), degrees=15.0)
+    draws = torch.rand(40, 1, 1, generator=torch.Generator().manual_seed(0)).flatten()
+    angles = ((2 * draws - 1) * 15.0).tolist()
+    assert turned.dtype == torch.uint8
+    assert max(angles) > 13
+    assert min(angles) < -13
+    agree = []
+    for image, result, angle in zip(images, turned, angles, strict=True):
+        pillow = torch.from_numpy(np.array(Image.fromarray(image[0].numpy()).rotate(angle)))
+        agree.append((pillow == result[0]).float().mean())
+    assert torch.stack(agree).mean() > 0.97
+    assert torch.stack(agree).min() > 0.85
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1e-6])
+def test_no_angle_changes_nothing(degrees):
+    images = distinct_images(3, 3, 6, 7)
+    turned = rotate(images, torch.Generator().manual_seed(0), degrees=degrees)
+    assert torch.equal(turned, images)

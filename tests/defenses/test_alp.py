@@ -63,6 +63,14 @@ def test_mixed_form_gives_the_sheet_values(z, z_adv, y, smoothing, expected):
         assert loss != pytest.approx(wrong, abs=1e-3)
 
 
+def test_separate_form_is_the_mixed_loss_on_two_forwards():
+    loss, model = evaluate(Alp(crafting(), "separate", 0.5), ["z", "z_adv"], Y, z=Z, z_adv=Z_ADV)
+    together, both, _ = mixed(0.5)
+    assert loss == pytest.approx(together, abs=1e-12)
+    gradient = torch.cat([model.z.grad, model.z_adv.grad])
+    torch.testing.assert_close(gradient, both.both.grad, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("form", ["adv", "mixed"])
 def test_pairing_gradient_reaches_both_sides(form):
     p = torch.softmax(torch.tensor(Z, dtype=torch.float64), dim=1)
@@ -81,12 +89,12 @@ def test_pairing_gradient_reaches_both_sides(form):
     torch.testing.assert_close(crafted, expected_adv, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("form", "updates"), [("adv", 2), ("mixed", 1)])
+@pytest.mark.parametrize(("form", "updates"), [("adv", 2), ("mixed", 1), ("separate", 2)])
 def test_batchnorm_updates_and_what_is_forwarded(form, updates):
     defense = Alp(crafting(steps=3, start="gaussian"), form, 0.5)
     model, x, counted, _ = one_step(defense)
     assert counted == len(model.seen) == updates
-    clean, crafted = model.seen if form == "adv" else model.seen[0].chunk(2)
+    clean, crafted = model.seen[0].chunk(2) if form == "mixed" else model.seen
     assert torch.equal(clean, x)
     assert not torch.equal(crafted, x)
     assert (crafted - x).abs().max() <= 0.1 + 1e-7
@@ -134,5 +142,7 @@ def test_scalars_tell_the_parts_and_logit_squeezing():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(InputError, match="mode='Mixed' is unknown; available: adv, mixed"):
+    with pytest.raises(
+        InputError, match="mode='Mixed' is unknown; available: adv, mixed, separate"
+    ):
         Alp(crafting(), "Mixed", 0.5)

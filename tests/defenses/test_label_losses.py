@@ -9,6 +9,7 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.defenses.catalogue import LABEL_LOSSES
 from robustbench_lite.defenses.contract import weighted_mean
 from robustbench_lite.defenses.label_losses import (
+    BalancedSoftmax,
     CrossEntropy,
     Encouraging,
     Focal,
@@ -27,6 +28,7 @@ ALL_LOSSES = [
     Focal(1.0),
     Focal(2.0),
     Ldam(0.5, 30.0),
+    BalancedSoftmax(),
 ]
 
 
@@ -57,6 +59,36 @@ def test_smoothed_cross_entropy_is_that_of_mixed_labels():
     target = torch.tensor([0.8, 0.1, 0.1], dtype=torch.float64)
     torch.testing.assert_close(losses[0], -(target * p.log()).sum())
     torch.testing.assert_close(gradient[0], p - target)
+
+
+# --- balanced softmax
+
+
+def test_balanced_softmax_is_equation_4_by_hand():
+    """Logits log 2, log 1, log 4 and counts 10, 20, 5: each class has a share of 20 in 60."""
+    z = [[math.log(2), 0.0, math.log(4)]]
+    losses, gradient = values(BalancedSoftmax(), z, [2], torch.tensor([10, 20, 5]))
+    close(losses, [math.log(3)], 1e-12)
+    close(gradient[0], [1 / 3, 1 / 3, -2 / 3], 1e-12)
+
+
+def test_balanced_softmax_is_the_ratio_of_the_paper_in_float64():
+    torch.manual_seed(0)
+    z, y = torch.rand(6, 10).double() * 8 - 4, torch.tensor([0, 9, 4, 5, 1, 9])
+    losses, gradient = values(BalancedSoftmax(), z.tolist(), y.tolist(), torch.tensor(LONG_TAIL))
+    n = torch.tensor(LONG_TAIL).double()
+    share = n * z.exp() / (n * z.exp()).sum(dim=1, keepdim=True)
+    close(losses, (-share[torch.arange(6), y].log()).tolist(), 1e-12)
+    close(gradient, (share - torch.eye(10).double()[y]).tolist(), 1e-12)
+
+
+def test_balanced_softmax_on_balanced_data_is_cross_entropy_and_rarity_costs():
+    z, y = [[2.0, 1, 0], [0.0, 1, 2]], [0, 1]
+    even, plain = values(BalancedSoftmax(), z, y), values(CrossEntropy(0.0), z, y)
+    close(even[0], plain[0].tolist(), 1e-12)
+    close(even[1], plain[1].tolist(), 1e-12)
+    rare = values(BalancedSoftmax(), z, [2, 2], torch.tensor([100, 100, 1]))[0]
+    assert (rare > values(CrossEntropy(0.0), z, [2, 2])[0]).all()
 
 
 # --- encouraging loss
@@ -241,7 +273,8 @@ def test_constants_out_of_range_are_named(make, words):
 
 
 def test_every_label_loss_is_registered():
-    assert list(LABEL_LOSSES) == ["cross_entropy", "encouraging", "focal", "ldam"]
+    names = ["balanced_softmax", "cross_entropy", "encouraging", "focal", "ldam"]
+    assert list(LABEL_LOSSES) == names
     loaded = [LABEL_LOSSES.load(name) for name in LABEL_LOSSES]
-    assert loaded == [CrossEntropy, Encouraging, Focal, Ldam]
+    assert loaded == [BalancedSoftmax, CrossEntropy, Encouraging, Focal, Ldam]
     assert all(issubclass(kind, LabelLoss) for kind in loaded)

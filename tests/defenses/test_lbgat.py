@@ -71,7 +71,7 @@ def bgat(pairing="none", alpha=0.0, inner=None, teachers=("a",)):
 
 def passes(defense):
     """Names of the scripted logits that f_R gives in train mode, in turn."""
-    once = isinstance(defense, Lbgat) or getattr(defense, "pairing", "") == "none"
+    once = type(defense) is Lbgat or getattr(defense, "pairing", "") == "none"
     once = once or not getattr(defense, "clean_forward", True)
     return ["z_adv"] if once else ["z_adv", "z"]
 

@@ -2,11 +2,13 @@
 
 import copy
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from conftest import small_net
 from hypothesis import given
@@ -24,12 +26,10 @@ from robustbench_lite.datasets.outliers.sources import load_outliers
 from robustbench_lite.detection.evaluate import DetectionSettings, evaluate_detection
 from robustbench_lite.detection.scores import msp, odin
 from robustbench_lite.leaderboard.statistics.detection import (
-    auroc,
-    auroc_ties_lost,
-    detection_error,
+    DRAWS,
+    STANDARD,
+    detection_intervals,
     detection_metrics,
-    fpr95_at_least,
-    fpr95_nearest,
 )
 
 Z = torch.tensor([[2.0, 0, -1], [0, 0, 0], [5, 0, 0]], dtype=torch.float64)
@@ -85,73 +85,153 @@ FEW_APART, MANY_APART = ([0.9] * 4, [0.1] * 3), (np.linspace(0.5, 0.9, 20), [0.1
 REVERSED = ([0.1, 0.2], [0.8, 0.9])
 TIED = ([0.5] * 20, [0.5] * 7)
 PARTLY_TIED = ([1.0] * 10 + [0.9] * 10, [1.0] * 5 + [0.5] * 5)
+ALOE, OE = "fpr95_inlier_positive_aloe", "fpr95_outlier_positive_oe"
 
 
 @pytest.mark.parametrize(
     ("metric", "scores", "expected"),
     [
-        (auroc, SMALL, 0.9375),
-        (auroc_ties_lost, SMALL, 0.9375),
-        (detection_error, SMALL, 0.125),
-        (fpr95_at_least, SMALL, 0.25),
-        (fpr95_nearest, SMALL, 1.0),
-        (auroc, TWENTY, 0.68),
-        (detection_error, TWENTY, 0.25),
-        (fpr95_at_least, TWENTY, 0.6),
-        (fpr95_nearest, TWENTY, 0.8),
-        (auroc, FEW_APART, 1.0),
-        (detection_error, FEW_APART, 0.0),
-        (fpr95_at_least, FEW_APART, 0.0),
-        (fpr95_nearest, FEW_APART, 1.0),
-        (fpr95_nearest, MANY_APART, 0.0),
-        (auroc, REVERSED, 0.0),
-        (detection_error, REVERSED, 0.5),
-        (fpr95_at_least, REVERSED, 1.0),
-        (auroc, TIED, 0.5),
-        (auroc_ties_lost, TIED, 0.0),
-        (detection_error, TIED, 0.5),
-        (fpr95_at_least, TIED, 1.0),
-        (fpr95_nearest, TIED, 1.0),
-        (auroc, PARTLY_TIED, 0.625),
-        (auroc_ties_lost, PARTLY_TIED, 0.5),
+        ("auroc", SMALL, 0.9375),
+        ("auroc_ties_lost", SMALL, 0.9375),
+        ("detection_error", SMALL, 0.125),
+        ("aupr_inlier_positive", SMALL, 0.95),  # (1 + 1 + 1 + 4/5) / 4
+        ("aupr_outlier_positive", SMALL, 0.95),
+        ("fpr95_inlier_positive", SMALL, 0.25),
+        ("fpr95_outlier_positive", SMALL, 0.25),
+        (ALOE, SMALL, 1.0),
+        (OE, SMALL, 0.25),
+        ("auroc", TWENTY, 0.68),
+        ("detection_error", TWENTY, 0.25),
+        ("fpr95_inlier_positive", TWENTY, 0.6),
+        ("fpr95_outlier_positive", TWENTY, 0.95),
+        (ALOE, TWENTY, 0.8),
+        ("auroc", FEW_APART, 1.0),
+        ("aupr_inlier_positive", FEW_APART, 1.0),
+        ("aupr_outlier_positive", FEW_APART, 1.0),
+        ("detection_error", FEW_APART, 0.0),
+        ("fpr95_inlier_positive", FEW_APART, 0.0),
+        ("fpr95_outlier_positive", FEW_APART, 0.0),
+        (ALOE, FEW_APART, 1.0),
+        (OE, FEW_APART, 0.0),
+        (ALOE, MANY_APART, 0.0),
+        ("auroc", REVERSED, 0.0),
+        ("detection_error", REVERSED, 0.5),
+        ("fpr95_inlier_positive", REVERSED, 1.0),
+        ("fpr95_outlier_positive", REVERSED, 1.0),
+        ("auroc", TIED, 0.5),
+        ("auroc_ties_lost", TIED, 0.0),
+        ("aupr_inlier_positive", TIED, 20 / 27),
+        ("aupr_outlier_positive", TIED, 7 / 27),
+        ("detection_error", TIED, 0.5),
+        ("fpr95_inlier_positive", TIED, 1.0),
+        (ALOE, TIED, 1.0),
+        ("auroc", PARTLY_TIED, 0.625),
+        ("auroc_ties_lost", PARTLY_TIED, 0.5),
     ],
 )
 def test_metrics_give_the_worked_examples(metric, scores, expected):
     inliers, outliers = scores
-    assert metric(inliers, outliers) == pytest.approx(expected, abs=1e-12)
+    assert detection_metrics(inliers, outliers)[metric] == pytest.approx(expected, abs=1e-12)
     # scores come in any order
-    assert metric(inliers[::-1], outliers[::-1]) == pytest.approx(expected, abs=1e-12)
+    turned = detection_metrics(inliers[::-1], outliers[::-1])
+    assert turned[metric] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("n", "below_1"), [(9, False), (10, True)])
-def test_the_authors_fpr95_is_1_below_ten_inliers(n, below_1):
-    assert (fpr95_nearest(np.arange(n) + 1.0, [0.0]) < 1) is below_1
+def test_the_fpr95_of_aloes_code_is_1_below_ten_inliers(n, below_1):
+    assert (detection_metrics(np.arange(n) + 1.0, [0.0])[ALOE] < 1) is below_1
 
 
 SCORES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=30)
 
 
 @given(SCORES, SCORES)
-def test_metrics_are_what_a_sweep_over_all_thresholds_says(inliers, outliers):
-    ours, theirs = np.array(inliers), np.array(outliers)
-    thresholds = [*sorted({*inliers, *outliers}), np.inf]
-    tpr = np.array([np.mean(ours >= t) for t in thresholds])
-    fpr = np.array([np.mean(theirs >= t) for t in thresholds])
-    area = -np.trapezoid(tpr, fpr)
-    assert auroc(inliers, outliers) == pytest.approx(area, abs=1e-12)
-    assert detection_error(inliers, outliers) == pytest.approx(np.min(1 - tpr + fpr) / 2, abs=1e-12)
-    largest = max(i for i in range(len(tpr)) if tpr[i] >= 0.95)
-    assert fpr95_at_least(inliers, outliers) == pytest.approx(fpr[largest], abs=1e-12)
-    pairs = np.mean([[a > b for b in outliers] for a in inliers])
-    assert auroc_ties_lost(inliers, outliers) == pytest.approx(pairs, abs=1e-12)
+def test_metrics_are_those_of_scikit_learn(inliers, outliers):
+    found = detection_metrics(inliers, outliers)
+    scores = np.array([*inliers, *outliers])
+    inlier = np.repeat([1, 0], [len(inliers), len(outliers)])
+    for side, labels, signed in (("inlier", inlier, scores), ("outlier", 1 - inlier, -scores)):
+        precision = sklearn.metrics.average_precision_score(labels, signed)
+        assert found[f"aupr_{side}_positive"] == pytest.approx(precision, abs=1e-12)
+        fpr, tpr, _ = sklearn.metrics.roc_curve(labels, signed, drop_intermediate=False)
+        first = np.flatnonzero(tpr >= 0.95 - 1e-12)[0]
+        assert found[f"fpr95_{side}_positive"] == pytest.approx(fpr[first], abs=1e-12)
+    area = sklearn.metrics.roc_auc_score(inlier, scores)
+    assert found["auroc"] == pytest.approx(area, abs=1e-12)
 
 
 @given(SCORES, SCORES)
-def test_auroc_is_the_same_with_sides_swapped_or_scores_stretched(inliers, outliers):
-    value = auroc(inliers, outliers)
-    assert auroc(-np.array(outliers), -np.array(inliers)) == pytest.approx(value, abs=1e-12)
+def test_metrics_are_what_a_sweep_over_all_thresholds_says(inliers, outliers):
+    ours, theirs = np.array(inliers), np.array(outliers)
+    found = detection_metrics(inliers, outliers)
+    thresholds = [*sorted({*inliers, *outliers}), np.inf]
+    tpr = np.array([np.mean(ours >= t) for t in thresholds])
+    fpr = np.array([np.mean(theirs >= t) for t in thresholds])
+    assert found["detection_error"] == pytest.approx(np.min(1 - tpr + fpr) / 2, abs=1e-12)
+    pairs = np.mean([[a > b for b in outliers] for a in inliers])
+    assert found["auroc_ties_lost"] == pytest.approx(pairs, abs=1e-12)
+
+
+@given(SCORES, SCORES)
+def test_the_authors_fpr95_is_what_their_procedures_give(inliers, outliers):
+    """ALOE removes scores one by one; Outlier Exposure goes through the distinct ones."""
+    found = detection_metrics(inliers, outliers)
+    both = [(score, 0) for score in inliers] + [(score, 1) for score in outliers]
+    kept, passed = len(inliers), len(outliers)
+    states = [(kept, passed)]
+    for _, is_outlier in sorted(both):
+        kept, passed = kept - (1 - is_outlier), passed - is_outlier
+        states.append((kept, passed))
+    distances = [abs(kept / len(inliers) - 0.95) for kept, _ in states]
+    nearest = states[distances.index(min(distances))]
+    assert found[ALOE] == pytest.approx(nearest[1] / len(outliers), abs=1e-12)
+
+    places = []  # by falling threshold of the outlier's score, the negated one
+    for level in sorted({*inliers, *outliers}):
+        detected = sum(score <= level for score in outliers)
+        places.append((detected / len(outliers), sum(score <= level for score in inliers)))
+        if detected == len(outliers):
+            break
+    recalls = [abs(recall - 0.95) for recall, _ in reversed(places)]
+    refused = places[len(places) - 1 - recalls.index(min(recalls))][1]
+    assert found[OE] == pytest.approx(refused / len(inliers), abs=1e-12)
+
+
+@given(SCORES, SCORES)
+def test_metrics_are_the_same_with_sides_swapped_or_scores_stretched(inliers, outliers):
+    found = detection_metrics(inliers, outliers)
+    swapped = detection_metrics(-np.array(outliers), -np.array(inliers))
+    assert swapped["auroc"] == pytest.approx(found["auroc"], abs=1e-12)
+    for metric in ("aupr", "fpr95"):
+        assert swapped[f"{metric}_inlier_positive"] == found[f"{metric}_outlier_positive"]
     stretched = [np.exp(np.array(scores)) for scores in (inliers, outliers)]
-    assert detection_metrics(*stretched) == detection_metrics(inliers, outliers)
+    assert detection_metrics(*stretched) == found
+
+
+def test_intervals_are_the_quantiles_of_a_stratified_bootstrap():
+    """Each metric of each resample by the plain function, on the same draws."""
+    ours, theirs = np.arange(12) / 12, np.arange(9) / 18
+    found = detection_intervals(ours, theirs, seed=5)
+    assert set(found) == set(STANDARD)
+    random = np.random.RandomState([5, 0])
+    inlier_draws = [ours[random.randint(12, size=12)] for _ in range(DRAWS)]
+    outlier_draws = [theirs[random.randint(9, size=9)] for _ in range(DRAWS)]
+    drawn = [detection_metrics(*both) for both in zip(inlier_draws, outlier_draws, strict=True)]
+    for name, (low, high) in found.items():
+        quantiles = np.quantile([row[name] for row in drawn], [0.025, 0.975])
+        assert (low, high) == pytest.approx(quantiles, abs=1e-12)
+        assert low <= detection_metrics(ours, theirs)[name] <= high
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """AUROC of two uniform laws, on [0, 1] and on [0, 1/2]: 3/4."""
+    random, held = np.random.RandomState(0), 0
+    for seed in range(60):
+        low, high = detection_intervals(
+            random.uniform(size=60), random.uniform(size=60) / 2, seed=seed
+        )["auroc"]
+        held += low <= 0.75 <= high
+    assert 52 <= held <= 60  # binomial(60, 0.95) below 52: 1 in 400
 
 
 @pytest.mark.parametrize(
@@ -315,17 +395,27 @@ def test_results_do_not_depend_on_the_batch_size(checkpoint):
         assert one["attacked"]["auroc"] == pytest.approx(other["attacked"]["auroc"], abs=2e-3)
 
 
-def test_against_fewer_outliers_only_as_many_inliers_count(checkpoint):
+@pytest.mark.parametrize("count", [10, 90])
+def test_all_outliers_count_against_all_inliers(checkpoint, count):
     source = resolve_model(str(checkpoint), allow_code=False, device="cpu")
     data = load_split("digits", "test")
-    few = {"few": load_outliers("gaussian", data, count=10)}
-    cpu = torch.device("cpu")
-    still = settings(steps=0, eps=Fraction(0))
-    runs = [
-        evaluate_detection(source, data, few, n=n, settings=still, device=cpu) for n in (10, 40)
-    ]
-    assert runs[0]["outliers"] == runs[1]["outliers"]
-    assert runs[0]["outliers"]["few"]["n"] == 10
+    images = load_outliers("gaussian", data, count=count)
+    result = evaluate_detection(
+        source,
+        data,
+        {"some": images},
+        n=40,
+        settings=settings(steps=0, eps=Fraction(0), batch_size=count),
+        device=torch.device("cpu"),
+    )
+    row = result["outliers"]["some"]
+    assert (result["examples"]["count"], row["n"]) == (40, count)
+    x = data.images[:40].float() / torch.full((), 255.0)
+    theirs = msp(source.model, images.float() / torch.full((), 255.0)).numpy()
+    ours = torch.cat([msp(source.model, part) for part in x.split(count)]).numpy()
+    assert row["clean"] == pytest.approx(detection_metrics(ours, theirs), abs=1e-12)
+    low, high = row["intervals"]["clean"]["auroc"]
+    assert low <= row["clean"]["auroc"] <= high
 
 
 @pytest.mark.parametrize(
@@ -357,17 +447,19 @@ def test_rbl_detect_prints_a_table_and_writes_everything_behind_it(
     assert f"result: {path}" in printed
     lines = printed.splitlines()
     assert "eps 1/255, 2 steps" in lines[0]
-    assert [line.split()[0] for line in lines[3:6]] == ["gaussian", "blobs", "average"]
+    assert [line.split()[0] for line in lines[2:17:5]] == ["gaussian", "blobs", "average"]
     stored = json.loads(path.read_text())
-    shown = [float(number) for number in lines[3].split()[1:]]
     row = stored["outliers"]["gaussian"]
-    expected = [
-        100 * row[kind][key]
-        for kind in ("clean", "attacked")
-        for key in ("auroc", "fpr95_at_least")
-    ]
-    assert shown == pytest.approx(expected, abs=5e-3)
-    assert stored["schema_version"] == 1
+    for line, key in zip(lines[2:7], STANDARD, strict=True):
+        shown = [float(number) for number in re.findall(r"\d+\.\d\d", line)]
+        expected = [
+            100 * number
+            for kind in ("clean", "attacked")
+            for number in (row[kind][key], *row["intervals"][kind][key])
+        ]
+        assert shown == pytest.approx(expected, abs=5.001e-3)
+    assert stored["schema_version"] == 2
+    assert row["n"] == 24
     assert stored["examples"] == {"first": 0, "count": 24}
     assert stored["attack"]["loss"] == {"inlier": "to_uniform", "outlier": "to_one_hot"}
     assert stored["dataset"]["canonical"] is True
@@ -435,10 +527,46 @@ def test_wrong_arguments_are_one_line(checkpoint, capsys, arguments, words):
 def test_what_is_no_checkpoint_is_one_line(checkpoint, capsys):
     for folder, words in (
         (checkpoint.parent, "is a run folder: give"),
-        ("x.py:f", "no checkpoint"),
+        ("x.py:f", "no file x.py"),
+        ("nowhere", "no checkpoint"),
     ):
         assert main(["detect", str(folder), "--outliers", "blobs"]) == 2
         assert words in capsys.readouterr().err
+
+
+NETWORK_FILE = """
+import torch
+from torch import nn
+
+
+def flat():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no such pass")
+"""
+
+
+def test_a_network_of_the_users_own_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NETWORK_FILE)
+    call = ["detect", "--model", "net.py:flat", "--dataset", "digits", "--outliers", "blobs"]
+    assert main([*call, *QUICK]) == 2
+    assert "--allow-code" in capsys.readouterr().err
+    assert main([*call, "--allow-code", *QUICK]) == 0
+    (path,) = Path("results").rglob("*.json")
+    assert json.loads(path.read_text())["model"]["kind"] == "factory"
+    capsys.readouterr()
+    call[2] = "net.py:Broken"
+    assert main([*call, "--allow-code", *QUICK]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "scores: model net.py:Broken fails on images of shape" in line
+    assert main(["detect", "--outliers", "blobs"]) == 2
+    assert "give either a CHECKPOINT folder or --model" in capsys.readouterr().err
 
 
 def test_list_outliers_names_every_source(capsys):

@@ -14,7 +14,7 @@ from test_leaderboard_builder import HOSTILE, protocol, simple, store
 from test_leaderboard_page import Page, words
 
 from robustbench_lite.leaderboard import build_table, load_result, render, render_page
-from robustbench_lite.leaderboard.published.records import Cell, PublishedTable, Row
+from robustbench_lite.leaderboard.published.records import Cell, PublishedRow, PublishedTable
 from robustbench_lite.leaderboard.published.reported import group_reported, reported_rows
 
 
@@ -30,15 +30,15 @@ def cell(metric: str, text: str, **changes: Any) -> Cell:
     return replace(start, **changes)
 
 
-def row(name: str, *cells: Cell, **changes: Any) -> Row:
-    start = Row(
+def row(name: str, *cells: Cell, **changes: Any) -> PublishedRow:
+    start = PublishedRow(
         id=name, printed=name, method="trades", model="WRN-34-10", dataset="cifar10", recipe="",
-        stand_in="", selection="", weights="", note="", facts={}, cells=cells,
+        small_scale="", selection="", weights="", note="", facts={}, cells=cells,
     )  # fmt: skip
     return replace(start, **changes)
 
 
-def published(*rows: Row) -> PublishedTable:
+def published(*rows: PublishedRow) -> PublishedTable:
     """A table with a row of verified numbers, one from memory, and one at another radius."""
     rows = rows or (
         row("TRADES", cell("clean", "84.92"), cell("pgd20", "56.61"), cell("aa", "53.08")),

@@ -41,7 +41,7 @@ TABLE: dict[str, Any] = {
     ],
     "rows": [
         {
-            "id": "r", "method": "M", "printed": "R", "recipe": "x", "stand_in": "y",
+            "id": "r", "method": "M", "printed": "R", "recipe": "x", "small_scale": "y",
             "selection": "best", "weights": "sha256:0", "note": "N", "values": ["90", "50", "51"],
             "cells": {"aa": {"note": "N", "also": ["50.1"], "eps": "0.031", "n": 500}},
         },

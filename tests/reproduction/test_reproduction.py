@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import robustbench_lite.reproduction.measure as bench_module
-import robustbench_lite.reproduction.small_scale as stand_ins_module
+import robustbench_lite.reproduction.small_scale as small_scale_module
 from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.checkpoints.checkpoint import load_checkpoint, read_card, save_checkpoint
 from robustbench_lite.checkpoints.model_source import resolve_model
@@ -19,6 +19,7 @@ from robustbench_lite.cli import main
 from robustbench_lite.cli.evaluate import default_folder
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
+from robustbench_lite.datasets.selection import random_images
 from robustbench_lite.leaderboard import judge, load_published, load_result, wilson_interval
 from robustbench_lite.leaderboard.published.comparability import (
     Measured,
@@ -28,9 +29,10 @@ from robustbench_lite.leaderboard.published.comparability import (
 from robustbench_lite.leaderboard.published.load import published_names
 from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
 from robustbench_lite.leaderboard.published.reproductions import Reproduction
+from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.reproduction.compare import assign
 from robustbench_lite.reproduction.measure import compared_settings, published_protocol, settings_of
-from robustbench_lite.reproduction.small_scale import stand_in_recipe
+from robustbench_lite.reproduction.small_scale import small_scale_recipe
 from robustbench_lite.training.recipe import load_recipe, recipe_files
 
 PGD = {"attack": "pgd", "loss": "ce", "steps": "20", "alpha": "0.0375"}
@@ -81,7 +83,7 @@ def measured(correct, n=1000, **changes):
     one = Measured(
         correct=correct,
         n=n,
-        first=0,
+        examples=Examples(0, n, 1000),
         dataset="digits",
         split="test",
         dataset_hash="sha256:" + "a" * 64,
@@ -97,6 +99,12 @@ def measured(correct, n=1000, **changes):
         origin=ModelProvenance("published weights"),
     )
     return dataclasses.replace(one, **changes)
+
+
+def sampled(correct, n, whole=1000, **changes):
+    """A measurement on a random sample; which images were drawn plays no part in a verdict."""
+    drawn = Examples(0, n, whole, tuple(range(n)), seed=0)
+    return measured(correct, n, examples=drawn, **changes)
 
 
 def retrained(correct, seed, n=1000, **origin):
@@ -242,16 +250,42 @@ def test_another_checkpoint_of_the_run_is_not_comparable(row, ours, comparable):
 # -- a part of the images ------------------------------------------------------------------------
 
 
-def test_a_subset_is_judged_by_its_interval_and_is_consistent_at_most():
+def test_a_random_sample_is_judged_by_its_interval_and_is_consistent_at_most():
     low, high = wilson_interval(53, 100)
-    found = verdict("53.00", measured(53, 100))
+    found = verdict("53.00", sampled(53, 100))
     assert (found.outcome, found.tolerance) == ("consistent", "interval + rounding")
     assert found.accepted == pytest.approx((low - 0.00005, high + 0.00005))
-    assert any("a subset: the first 100 of 1000" in reason for reason in found.reasons)
-    assert verdict(f"{100 * high:.4f}", measured(53, 100)).outcome == "consistent"
-    assert verdict("70.00", measured(53, 100)).outcome == "differs"
-    seeds = [retrained(53, seed, n=100) for seed in range(3)]
+    assert any("a random sample: 100 of 1000" in reason for reason in found.reasons)
+    assert verdict(f"{100 * high:.4f}", sampled(53, 100)).outcome == "consistent"
+    assert verdict("70.00", sampled(53, 100)).outcome == "differs"
+    seeds = [sampled(53, 100, origin=retrained(53, seed).origin) for seed in range(3)]
     assert verdict("53.00", *seeds).outcome == "consistent"
+
+
+@pytest.mark.parametrize("text", ["53.00", "70.00", "0.00"])
+@pytest.mark.parametrize("seeds", [0, 1, 3])
+def test_the_first_images_are_no_sample_whatever_the_numbers_are(text, seeds):
+    ours = [retrained(53, seed, n=100) for seed in range(seeds)] or [measured(53, 100)]
+    found = verdict(text, *ours)
+    assert found.outcome == "not comparable"
+    assert found.reasons == (
+        "not a sample: the first 100 of 1000 images; the interval holds for those images alone "
+        "(--sample 100 draws a random subset)",
+    )
+    assert (found.ours, found.interval) == (0.53, wilson_interval(53, 100)), "still shown"
+    assert found.accepted is None
+
+
+def test_a_sample_of_another_set_and_a_chosen_subset_are_other_images():
+    found = verdict("53.00", sampled(53, 100, whole=2000))
+    assert found.reasons == (
+        "other images: random 100 of 2000 (seed 0) here, the first 1000 published",
+    )
+    chosen = measured(
+        53, 100, examples=Examples(3, 100, 1000, tuple(range(3, 203, 2)), file="hard")
+    )
+    found = verdict("53.00", chosen)
+    assert found.reasons == ("other images: subset hard here, the first 1000 published",)
 
 
 # -- not comparable ------------------------------------------------------------------------------
@@ -269,10 +303,13 @@ def test_a_subset_is_judged_by_its_interval_and_is_consistent_at_most():
         ({"attacks": ({**PGD, "steps": "10"},)}, "other protocol: linf_quick@0.15.v1 here"),
         ({"attacks": (PGD, PGD)}, "other protocol"),
         ({"attacks": ()}, "other protocol"),
-        ({"first": 100}, "other images: 1000 from 100 on here, the first 1000 published"),
-        ({"n": 2000}, "other images: 2000 from 0 on here"),
+        (
+            {"examples": Examples(100, 1000)},
+            "other images: 1000 from 100 on here, the first 1000 published",
+        ),
+        ({"n": 2000, "examples": Examples(0, 2000, 3000)}, "other images: first 2000 of 3000 here"),
         ({"origin": ModelProvenance("unknown")}, "unknown weights"),
-        ({"origin": ModelProvenance("stand-in")}, "stand-in: a small network"),
+        ({"origin": ModelProvenance("small-scale")}, "small-scale: a small network"),
     ],
 )
 def test_other_terms_are_not_comparable_and_say_which(change, words):
@@ -305,7 +342,7 @@ def test_clean_accuracy_asks_for_no_attack():
 
 @pytest.mark.parametrize("correct", [530, 531, 100])
 def test_a_number_from_memory_is_never_a_target(correct):
-    for ours in (measured(correct), retrained(correct, 0), measured(53, 100)):
+    for ours in (measured(correct), retrained(correct, 0), sampled(53, 100)):
         found = verdict("53.00", ours, provenance="memory")
         assert found.outcome == "not comparable"
         assert "from memory: no target" in found.reasons[0]
@@ -420,34 +457,36 @@ def test_the_authors_engine_runs_where_there_is_an_autoattack():
     assert published_protocol("pgd20_ce_a003", eps="0.1", engine="reference").engine == "ours"
 
 
-# -- stand-ins -----------------------------------------------------------------------------------
+# -- small-scale -----------------------------------------------------------------------------------
 
 
-def test_every_stand_in_named_by_a_table_is_a_recipe_on_digits():
-    names = {row.stand_in for name in published_names() for row in load_published(name).rows} - {""}
+def test_every_small_scale_recipe_named_by_a_table_is_a_recipe_on_digits():
+    names = {row.small_scale for name in published_names() for row in load_published(name).rows} - {
+        ""
+    }
     assert len(names) > 20
     for name in names:
-        recipe = stand_in_recipe(name)
+        recipe = small_scale_recipe(name)
         assert recipe.data.name == "digits"
         assert recipe.training.epochs == 40
         assert f'name = "{recipe.defense_name}"' in recipe_files()[name].read_text()
         assert getattr(recipe.defense, "begin_epoch", 1) <= 40
 
 
-def test_a_stand_in_stretches_the_epochs_its_recipe_names():
-    method, stretched = load_recipe("mnist_irat"), stand_in_recipe("mnist_irat")
+def test_a_small_scale_recipe_stretches_the_epochs_its_recipe_names():
+    method, stretched = load_recipe("mnist_irat"), small_scale_recipe("mnist_irat")
     assert (method.training.epochs, stretched.training.epochs) == (4, 40)
     assert (method.defense.begin_epoch, stretched.defense.begin_epoch) == (3, 21)
     assert stretched.as_dict()["schedule"]["begin"] == [1, 21]
     assert stretched.validation.every == 40
     assert stretched.optimizer == method.optimizer
-    assert stand_in_recipe("mnist_bgat").as_dict()["defense"]["teachers"] == ["digits_standard"]
+    assert small_scale_recipe("mnist_bgat").as_dict()["defense"]["teachers"] == ["digits_standard"]
     assert all(name in recipe_files() for name in ("digits_standard", "digits_pgd_at"))
 
 
 # -- the command ---------------------------------------------------------------------------------
 
-FAST = ["--threads", "1", "--n", "40"]
+FAST = ["--threads", "1", "--sample", "40"]
 
 
 def run(capsys, *arguments):
@@ -521,7 +560,7 @@ def test_what_rbl_evaluate_measured_is_taken_from_there(capsys, checkpoint, monk
     found = cells(capsys, *call)
     assert found["PGD-20"]["ours"]["runs"][0]["n"] == 40
     assert found["PGD-20"]["verdict"] in ("consistent", "differs")
-    assert "a subset: the first 40 of 364" in " ".join(found["PGD-20"]["reasons"])
+    assert "a random sample: 40 of 364" in " ".join(found["PGD-20"]["reasons"])
     with pytest.raises(AssertionError, match="evaluated again"):
         main(["reproduce", *call, "--seed", "1"])
     with pytest.raises(AssertionError, match="evaluated again"):
@@ -615,26 +654,28 @@ def test_a_row_of_the_last_epoch_takes_the_last_checkpoint(capsys):
     assert "other checkpoint: best validation" in found["Clean"]["reasons"][0]
 
 
-def test_quick_says_loudly_that_it_is_a_stand_in(capsys, monkeypatch):
+def test_quick_says_loudly_that_it_is_small_scale(capsys, monkeypatch):
     overrides = ["--training.epochs", "1", "--defense.crafting.steps", "1"]
     monkeypatch.setattr(
-        stand_ins_module,
-        "stand_in_recipe",
+        small_scale_module,
+        "small_scale_recipe",
         lambda name: dataclasses.replace(load_recipe("digits_pgd_at", overrides), name=name),
     )
-    monkeypatch.setitem(stand_ins_module._ATTACKS, "aa", ("fgsm", "fgsm"))  # AutoAttack takes long
+    monkeypatch.setitem(
+        small_scale_module._ATTACKS, "aa", ("fgsm", "fgsm")
+    )  # AutoAttack takes long
     text = TABLE.replace("PGD-1000", "AutoAttack").replace("pgd1000", "aa")
-    second = '[[rows]]\nid = "other"\nmethod = "N"\nstand_in = "mnist_trades"\n'
+    second = '[[rows]]\nid = "other"\nmethod = "N"\nsmall_scale = "mnist_trades"\n'
     text += second + 'values = ["80.00", "54.00", "", ""]\n'
     text += '[[rows]]\nid = "none"\nmethod = "O"\nvalues = ["70.00", "", "", ""]\n'
-    name = table_file(text, stand_in="mnist_pgd_at")
+    name = table_file(text, small_scale="mnist_pgd_at")
     out = run(capsys, name, "--scale", "quick", *FAST)
-    assert out.startswith("STAND-INS: ")
+    assert out.startswith("SMALL-SCALE: ")
     assert "none may be quoted" in out
     data = json.loads(run(capsys, name, "--scale", "quick", *FAST, "--format", "json"))
-    assert data["stand_in"] is True
+    assert data["small_scale"] is True
     assert {one["verdict"] for one in data["cells"]} == {"not comparable"}
-    assert all("stand-in" in one["reasons"][0] for one in data["cells"])
+    assert all("small-scale" in one["reasons"][0] for one in data["cells"])
     measured = {(one["row"], one["title"]) for one in data["cells"] if one["ours"]}
     assert measured == {
         *(("tiny", title) for title in ("Clean", "PGD-20", "Worst", "AutoAttack")),
@@ -650,9 +691,9 @@ def test_quick_says_loudly_that_it_is_a_stand_in(capsys, monkeypatch):
 
 def test_an_order_is_seen_not_seen_or_not_separated():
     high, low, near = (measured(k, 100) for k in (90, 50, 85))
-    assert stand_ins_module._seen(high, low) == "seen"
-    assert stand_ins_module._seen(low, high) == "not seen"
-    assert stand_ins_module._seen(high, near) == "not separated"
+    assert small_scale_module._seen(high, low) == "seen"
+    assert small_scale_module._seen(low, high) == "not seen"
+    assert small_scale_module._seen(high, near) == "not separated"
 
 
 def test_without_a_way_to_measure_the_published_numbers_are_shown(capsys):
@@ -698,7 +739,7 @@ def test_list_and_check_and_out(capsys):
         (["mart_2020", "--train", "--seeds", "1;2", "--rows", "mart"], ["no list of seeds"]),
         (["rpat_table4", "--train"], ["has a recipe to train"]),
         (["cure_table1", "--scale", "quick", "--rows", "x"], ["has no row 'x'"]),
-        (["atom_2020_table2", "--scale", "quick"], ["has a stand-in"]),
+        (["atom_2020_table2", "--scale", "quick"], ["has a small-scale recipe"]),
     ],
 )
 def test_wrong_arguments_are_one_line(capsys, arguments, words):
@@ -739,6 +780,8 @@ def test_results_lie_where_rbl_evaluate_puts_them(capsys, checkpoint):
     imported, threads = released(checkpoint), torch.get_num_threads()
     run(capsys, table_file(), "--checkpoint", imported, "--released", *FAST)
     source = resolve_model(imported, allow_code=False, device="cpu")
-    folder = default_folder("linf_quick@0.15.v1", source.hash, load_split("digits", "test"), 40, 0)
+    data = load_split("digits", "test")
+    images = random_images(40, len(data), 0)
+    folder = default_folder("linf_quick@0.15.v1", source.hash, data, images, 0)
     assert (Path("results") / "imported" / folder / "result.json").is_file()
     assert torch.get_num_threads() == threads, "put back"

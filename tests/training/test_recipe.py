@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.datasets import DATASETS
+from robustbench_lite.datasets import DATASETS, dataset_info
 from robustbench_lite.models import MODELS
 from robustbench_lite.training.recipe import load_recipe, recipe_files, recipe_from_dict
 
@@ -31,6 +31,33 @@ def test_every_shipped_recipe_loads_names_what_exists_and_survives_json(name):
     assert recipe.model.name in MODELS
     text = recipe_files()[name].read_text()
     assert f"Command: rbl train {name}" in text, "the header gives the exact command"
+
+
+def test_keys_that_may_be_left_out_are_kept_only_where_they_say_something():
+    plain = load_recipe("digits_pgd_at").as_dict()["data"]
+    assert "rotation" not in plain
+    assert "padding_mode" not in plain
+    turned = load_recipe("digits_pgd_at", ["--data.rotation", "15", "--data.padding_mode=reflect"])
+    data = turned.as_dict()
+    assert (data["data"]["rotation"], data["data"]["padding_mode"]) == (15.0, "reflect")
+    assert recipe_from_dict(data, origin="x") == turned
+    for word, message in (
+        ("--data.rotation=181", "rotation"),
+        ("--data.padding_mode=edge", "edge"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_recipe("digits_pgd_at", [word])
+
+
+@pytest.mark.parametrize(
+    ("choice", "mean", "std"),
+    [("none", None, None), ("half", (0.5,) * 3, (0.5,) * 3), ("dataset", "its own", "its own")],
+)
+def test_the_first_layer_is_what_normalization_says(choice, mean, std):
+    info = dataset_info("cifar10")
+    section = load_recipe("cifar10_pgd_at", [f"--model.normalization={choice}"]).model
+    expected = (info.mean, info.std) if choice == "dataset" else (mean, std)
+    assert section.mean_and_std(info) == expected
 
 
 def test_overrides_are_typed():

@@ -10,7 +10,7 @@ from robustbench_lite.attacks.contract import Attack
 from robustbench_lite.attacks.protocol import AttackSpec
 from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.evaluation.flags.thresholds import Check, NetworkChecks
-from robustbench_lite.evaluation.ledger import CLEAN
+from robustbench_lite.leaderboard.results.records import CLEAN
 from robustbench_lite.verifier import largest_norm
 
 if TYPE_CHECKING:

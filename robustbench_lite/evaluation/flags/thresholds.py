@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
+
 from robustbench_lite.core.describe_diff import first_line
 from robustbench_lite.core.errors import DamagedFileError
 from robustbench_lite.core.flag_rules import AFTER_ATTACKS, FLAGS, MEASURED, Check, Flag, may_raise
+from robustbench_lite.core.schema import Count, structured
 from robustbench_lite.core.storage import read_sealed_json
 
 __all__ = [
@@ -47,6 +50,19 @@ class NetworkChecks:
         }
 
 
+class _Crafted(Struct, frozen=True):
+    points: Count
+    broken: tuple[Count, ...]
+
+
+class _StoredChecks(Struct, frozen=True):
+    """The keys of `checks.json`; folders of older versions state no terms."""
+
+    checks: dict[str, Check]
+    crafted_on_copies: _Crafted
+    terms: str = ""
+
+
 def read_measured(path: Path, *, terms: str | None) -> NetworkChecks:
     """What `NetworkChecks.as_dict` gave, from `checks.json`.
 
@@ -60,16 +76,13 @@ def read_measured(path: Path, *, terms: str | None) -> NetworkChecks:
     """
     try:
         data, sealed = read_sealed_json(path)
-        if terms is not None and not (sealed and data["terms"] == terms):
+        stored = structured(_StoredChecks, data, "", error=ValueError)
+        if terms is not None and not (sealed and stored.terms == terms):
             raise ValueError("it has no checksum, or is of another evaluation")
-        checks = {
-            name: Check(float(data["checks"][name]["value"]), int(data["checks"][name]["points"]))
-            for name in MEASURED
-        }
-        crafted = data["crafted_on_copies"]
-        broken = tuple(int(i) for i in crafted["broken"])
-        return NetworkChecks(checks, int(crafted["points"]), broken)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        checks = {name: stored.checks[name] for name in MEASURED}
+        crafted = stored.crafted_on_copies
+        return NetworkChecks(checks, crafted.points, crafted.broken)
+    except (ValueError, KeyError) as error:
         raise DamagedFileError(
             f"{path} cannot be read ({first_line(error)}); run the same rbl evaluate command again"
         ) from error
