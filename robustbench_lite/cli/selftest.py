@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from robustbench_lite.core.numerics import check_seed, choose_device, device_name
     from robustbench_lite.core.provenance import current_versions
-    from robustbench_lite.selftest.run import run_selftest
+    from robustbench_lite.selftest.run import Row, run_selftest
     from robustbench_lite.selftest.table import as_json, heading, line, summary
 
     check_seed(arguments.seed)
@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--threads {threads} must be at least 1")
     if arguments.data_dir and not arguments.weights:
         raise InputError("--data-dir is for the networks of --weights DIR: give that too")
-    device, begin, rows = choose_device(arguments.device), time.perf_counter(), []
+    device, begin = choose_device(arguments.device), time.perf_counter()
+    rows: list[Row] = []
     terminal = arguments.format == "terminal"
     found = run_selftest(
         device=device,

@@ -93,7 +93,7 @@ def _dense(
         weight,
         None,
         module.stride,
-        module.padding,  # type: ignore[arg-type]
+        module.padding,
         module.dilation,
         module.groups,
     )

@@ -45,7 +45,8 @@ def trained_network(seed: int) -> nn.Sequential:
             clean = nn.functional.cross_entropy(network(x), y)
             worst = nn.functional.cross_entropy(_worst(network, x, y, _TRAINED_AT * share), y)
             optimiser.zero_grad()
-            ((1.0 - 0.5 * share) * clean + 0.5 * share * worst).backward()
+            loss = (1.0 - 0.5 * share) * clean + 0.5 * share * worst
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if step == int(0.8 * _STEPS):
                 optimiser.param_groups[0]["lr"] *= 0.1

@@ -95,9 +95,9 @@ def run_selftest(
     for row in released:
         assert weights is not None
         make = _loading(row, weights, weights if data is None else data)
-        engine = CLEAN if row.attack == "clean" else ENGINE
+        attack: Attack = CLEAN if row.attack == "clean" else ENGINE
         crippled = Crippled("no FAB, no Square", APGD_ONLY) if row.crippled else None
-        jobs.append((make, engine, crippled))
+        jobs.append((make, attack, crippled))
     for make, engine, crippled in jobs:
         begin = time.perf_counter()
         with deterministic(threads=threads, seed=seed), plain_numerics():
