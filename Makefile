@@ -51,8 +51,13 @@ test-hard: $(DEV) ## all tests on other vector units, threads, orders and a busy
 	$(BIN)/python benchmarks/hard_suite.py $(HARD_ARGS)
 
 .PHONY: gpu-test
-gpu-test: $(DEV) ## only the tests that need a CUDA device
+gpu-test: $(DEV) ## the self-test and the tests that need a CUDA device, on one
+	$(BIN)/rbl selftest --device cuda
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+.PHONY: selftest
+selftest: $(DEV) ## the attacks against networks whose robust accuracy is known
+	$(BIN)/rbl selftest
 
 .PHONY: lint
 lint: $(DEV) ## ruff: rules and formatting

@@ -27,11 +27,12 @@ ARROWS = {
     "evaluation": "attacks checkpoints core datasets defenses leaderboard verifier",
     "transfer": "attacks checkpoints core datasets leaderboard verifier",
     "detection": "attacks checkpoints core datasets leaderboard",
+    "selftest": "attacks checkpoints core datasets verifier",
     "reproduction": "attacks checkpoints core datasets evaluation leaderboard training",
     "submission": "attacks checkpoints core datasets evaluation leaderboard models verifier",
     "cli": (
         "attacks checkpoints core datasets defenses detection evaluation leaderboard models "
-        "reproduction submission training transfer"
+        "reproduction selftest submission training transfer"
     ),
     "__main__": "cli core",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.table.text import plain
 
@@ -23,7 +24,7 @@ def reproduce_command(result: Result) -> list[str]:
         The command's words, quoted, with CHECKPOINT, FACTORY or SUBMISSION where the network goes;
         none for examples that do not begin at the first of the split, which no command evaluates.
     """
-    if result.first_example:
+    if result.examples.first and not result.examples.ids:
         return []
     if result.model.kind == "submission":
         words = ["rbl", "submit", "run", "SUBMISSION", *_options(result, OF_SUBMISSIONS)]
@@ -39,9 +40,16 @@ def reproduce_command(result: Result) -> list[str]:
     words += ["--dataset", dataset.name]
     if dataset.split != "test":
         words += ["--split", dataset.split]
-    words += ["--n", str(result.n_examples), "--seed", str(result.seed)]
+    words += [*_images(result.examples), "--seed", str(result.seed)]
     words += _options(result, OPTIONS)
     return [shlex.quote(plain(word)) for word in words]
+
+
+def _images(chosen: Examples) -> list[str]:
+    """The options that choose the same images."""
+    if chosen.is_random:
+        return ["--sample", str(chosen.count), "--sample-seed", str(chosen.seed)]
+    return ["--subset", chosen.file or "FILE"] if chosen.ids else ["--n", str(chosen.count)]
 
 
 def _options(result: Result, names: tuple[str, ...]) -> list[str]:

@@ -15,18 +15,18 @@ from robustbench_lite.leaderboard.results.records import (
     RaisedFlag,
     Result,
 )
-from robustbench_lite.leaderboard.table.columns import Column, columns_for, counts_text
+from robustbench_lite.leaderboard.table.columns import PREFIX, Column, columns_for, counts_text
 from robustbench_lite.leaderboard.table.row import Row, Section
 from robustbench_lite.leaderboard.table.text import (
     NOTHING,
     count,
-    examples,
     interval,
     passes,
     percent,
     plain,
     radius,
     shortened,
+    which_examples,
 )
 
 View = dict[str, object]
@@ -77,6 +77,7 @@ def table_view(section: Section, number: int) -> View:
         "wide": len(section.attacks) > MANY_ATTACKS,
         "axis": axis,
         "ties": section.has_ties,
+        "prefix": PREFIX if any(row.of_prefix for row in section.rows) else "",
         "counts": counts_text(section) if section.measured else "",
         "rows": [_row_view(row, columns, axis) for row in section.rows],
     }
@@ -102,7 +103,7 @@ def _about(section: Section) -> list[tuple[str, str, str]]:
         ]
     return [
         ("Protocol", plain(key.protocol_id), ""),
-        ("Split", f"{plain(key.split)}, {examples(key.first_example, key.n_examples)}", ""),
+        ("Split", f"{plain(key.split)}, {which_examples(key)}", ""),
         ("Data", *_canonical({row.canonical for row in section.rows})),
     ]
 
@@ -278,7 +279,7 @@ def _facts(result: Result) -> list[tuple[str, list[tuple[str, str, bool]]]]:
             "Data",
             [
                 ("Data set", f"{plain(data.name)}, {plain(data.split)}", False),
-                ("Examples", examples(result.first_example, result.n_examples), False),
+                ("Examples", result.examples.choice or result.examples.text, False),
                 ("Canonical", CANONICAL[data.canonical], False),
                 ("Content", plain(data.hash), True),
             ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.leaderboard.plots.files import COLOURS, new_figure, percent_axis
 from robustbench_lite.leaderboard.results.records import Accuracy, ProtocolAttack, Result
-from robustbench_lite.leaderboard.table.text import examples, plain, shortened
+from robustbench_lite.leaderboard.table.text import plain, short_hash, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,8 +124,8 @@ def _terms(a: Result, b: Result, norm_and_protocol: bool) -> list[tuple[str, str
         ("split", a.dataset.split, b.dataset.split),
         (
             "examples",
-            examples(a.first_example, a.n_examples),
-            examples(b.first_example, b.n_examples),
+            _which(a),
+            _which(b),
         ),
     ]
     if norm_and_protocol:
@@ -134,6 +134,12 @@ def _terms(a: Result, b: Result, norm_and_protocol: bool) -> list[tuple[str, str
             ("protocol", _protocol(a), _protocol(b)),
         ]
     return terms
+
+
+def _which(result: Result) -> str:
+    """The examples of a result in words that only the same ones share."""
+    digest = result.examples.digest
+    return f"{result.examples.text}, ids {short_hash(digest)}" if digest else result.examples.text
 
 
 def _networks(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -183,7 +189,7 @@ def _kind(spec: ProtocolAttack) -> tuple[str, ...]:
 
 def _data(result: Result) -> str:
     where = f"{plain(result.dataset.name)} {plain(result.dataset.split)}"
-    return f"{where}, {examples(result.first_example, result.n_examples)}"
+    return f"{where}, {result.examples.text}"
 
 
 def _protocol(result: Result) -> str:

@@ -14,6 +14,7 @@ from robustbench_lite.leaderboard.published.records import (
     Cell,
     PublishedRow,
 )
+from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
 Outcome = Literal["match", "consistent", "differs", "not comparable"]
@@ -50,7 +51,8 @@ class Measured:
     """One accuracy of ours, with the terms under which it holds.
 
     Args:
-        correct: examples right (and not broken), of the `n` from `first` on.
+        correct: examples right (and not broken), of `n`.
+        examples: which of the split.
         dataset: name, with split and content hash of the pixels evaluated.
         canonical: whether they are the original pixels; None when unknown.
         norm: of the attack, with its radius as text; both empty for clean accuracy.
@@ -64,7 +66,7 @@ class Measured:
 
     correct: int
     n: int
-    first: int
+    examples: Examples
     dataset: str
     split: str
     dataset_hash: str
@@ -118,8 +120,11 @@ def judge(
 
     Published weights on the same images: rounding + 0.2 points. Retrained by the row's recipe with
     three seeds or more: rounding + the spread of the seeds, which is the largest minus the
-    smallest, about their mean; with fewer seeds, or on a part of the images: the Wilson interval +
-    rounding, and never better than *consistent*. Anything else is *not comparable*.
+    smallest, about their mean; with fewer seeds, or on a random sample of the images: the Wilson
+    interval + rounding, and never better than *consistent*. (A sample without replacement of a
+    finite set varies less than Wilson's interval says; no correction is made, so the interval is
+    too wide rather than too narrow.) Anything else is *not comparable*, the first n images among
+    it: they are no sample.
 
     Args:
         row: the published row.
@@ -195,11 +200,29 @@ def _obstacles(
     elif one.canonical is not True:
         known = "another hash than the original" if one.canonical is False else "no hash known"
         yield f"other pixels: {one.dataset} {one.split} has {known} ({_short(one.dataset_hash)})"
-    if one.first or one.n > whole:
-        yield f"other images: {one.n} from {one.first} on here, the first {whole} published"
+    yield from _other_images(one, whole)
     if cell.metric != CLEAN_METRIC:
         yield from _other_attack(cell, one, stated)
     yield from _other_network(row, one)
+
+
+def _other_images(one: Measured, whole: int) -> Iterator[str]:
+    """Images from which nothing follows for those of the published number.
+
+    The interval of a random sample of them speaks of all. That of the first n does not: the first
+    may be harder than the rest.
+    """
+    chosen = one.examples
+    if chosen.is_random and chosen.of == whole:
+        return
+    if not chosen.from_the_first or one.n > whole:
+        here = chosen.choice or f"{one.n} from {chosen.first} on"
+        yield f"other images: {here} here, the first {whole} published"
+    elif one.n < whole:
+        yield (
+            f"not a sample: the first {one.n} of {whole} images; the interval holds for those "
+            f"images alone (--sample {one.n} draws a random subset)"
+        )
 
 
 def _other_attack(cell: Cell, one: Measured, stated: Sequence[Settings]) -> Iterator[str]:
@@ -241,7 +264,7 @@ def _grounds(
         if seeds < ENOUGH_SEEDS:
             yield f"the spread over seeds is unknown below {ENOUGH_SEEDS}: consistent at most"
     if subset:
-        yield f"a subset: the first {measured[0].n} of {whole} images: consistent at most"
+        yield f"a random sample: {measured[0].n} of {whole} images: consistent at most"
     else:
         yield f"the same {whole} images"
     if measured[0].engine:

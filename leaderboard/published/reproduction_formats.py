@@ -118,9 +118,11 @@ def _record(one: Reproduction) -> dict[str, object]:
 
 
 def _run(run: Measured) -> dict[str, object]:
-    names = ("correct", "n", "first", "protocol_id", "engine", "dataset", "split", "dataset_hash")
+    names = ("correct", "n", "protocol_id", "engine", "dataset", "split", "dataset_hash")
     return {
         "accuracy": float(run.value),
+        "first": run.examples.first,
+        "examples": run.examples.choice,
         **{name: getattr(run, name) for name in (*names, "canonical", "model_hash")},
         "origin": run.origin.kind,
         "seed": run.origin.seed,

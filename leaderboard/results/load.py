@@ -19,6 +19,7 @@ from robustbench_lite.leaderboard.results.consistency import (
     check_stages,
     refusal,
 )
+from robustbench_lite.leaderboard.results.examples import read_examples
 from robustbench_lite.leaderboard.results.find import RESULT_FILE, find_results, found_files
 from robustbench_lite.leaderboard.results.flags import check_black_box, read_checks, read_flags
 from robustbench_lite.leaderboard.results.protocol import read_protocol
@@ -139,9 +140,10 @@ def load_readable(paths: Iterable[str | Path], load: Callable[[Path], Loaded]) -
 
 
 def _result(file: str, stored: StoredResult, version: int, file_hash: str) -> Result:
-    n, examples = stored.n_examples, stored.examples
-    if examples.count != n:
-        raise refusal("examples.count", examples.count, f"n_examples, which is {n}")
+    n = stored.n_examples
+    if stored.examples.count != n:
+        raise refusal("examples.count", stored.examples.count, f"n_examples, which is {n}")
+    examples = read_examples(stored.examples)
     protocol = read_protocol(stored.protocol)
     clean = check_accuracy("clean_accuracy", stored.clean_accuracy, n)
     robust = check_accuracy("robust_accuracy", stored.robust_accuracy, n)
@@ -171,7 +173,7 @@ def _result(file: str, stored: StoredResult, version: int, file_hash: str) -> Re
         model=stored.model,
         protocol=protocol,
         n_examples=n,
-        first_example=examples.first,
+        examples=examples,
         seed=stored.seed,
         clean_accuracy=clean,
         robust_accuracy=robust,

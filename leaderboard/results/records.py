@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from robustbench_lite.core.flag_rules import AUTOATTACK, BLACK_BOX
 from robustbench_lite.core.schema import Count, Finite, Text
+from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
 # The status of a row. Only the first two may hold a rank.
@@ -153,6 +154,7 @@ class Result:
     """One evaluation of one model under one protocol, checked against itself.
 
     Args:
+        examples: which of the split, as many as `n_examples`.
         outcomes: per example; None when the file stores none.
         flags: raised by the checks; and `submitted`, of an entry that nobody verified.
         rechecked: an entry whose evidence `rbl verify` checked again.
@@ -174,7 +176,7 @@ class Result:
     model: ModelInfo
     protocol: ProtocolInfo
     n_examples: int
-    first_example: int
+    examples: Examples
     seed: int
     clean_accuracy: Accuracy
     robust_accuracy: Accuracy

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from robustbench_lite.core.schema import Count, Positive, Text
+from robustbench_lite.leaderboard.results.examples import StoredExamples
 from robustbench_lite.leaderboard.results.records import (
     Accuracy,
     EvaluatedData,
@@ -26,13 +27,6 @@ class Versioned(Struct, frozen=True):
     """Any result, of this version or of a newer one."""
 
     schema_version: Positive
-
-
-class Examples(Struct, frozen=True):
-    """Which examples of the split were evaluated."""
-
-    first: Count
-    count: Positive
 
 
 class StoredAttack(Accuracy, frozen=True, kw_only=True):
@@ -64,7 +58,7 @@ class StoredResult(Struct, frozen=True, kw_only=True):
     model: ModelInfo
     protocol: dict[str, Any]  # its hash is over all of it
     n_examples: Annotated[int, Meta(ge=1, le=MOST_EXAMPLES)]
-    examples: Examples
+    examples: StoredExamples
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]  # as of `numerics.check_seed`
     clean_accuracy: Accuracy
     robust_accuracy: Accuracy

@@ -59,8 +59,7 @@ class Comparison:
     Args:
         a: the first.
         b: the second.
-        first_example: of those that both evaluated.
-        n_examples: how many both evaluated.
+        ids: of the examples that both evaluated, ascending, (n,).
         terms: what differs in protocol, radius, passes: then it is no ranking of networks.
         pairs: clean, the attacks that both have, the worst case.
         only_a: ids of examples that withstand all attacks on the first network alone.
@@ -70,8 +69,7 @@ class Comparison:
 
     a: Result
     b: Result
-    first_example: int
-    n_examples: int
+    ids: NDArray[np.int64]
     terms: tuple[str, ...]
     pairs: tuple[Pair, ...]
     only_a: tuple[int, ...]
@@ -79,7 +77,9 @@ class Comparison:
     classes: tuple[Pair, ...]
 
 
-def compare(a: Result, b: Result, *, labels: Labels | None, labels_first: int = 0) -> Comparison:
+def compare(
+    a: Result, b: Result, *, labels: Labels | None, labels_of: Result | None = None
+) -> Comparison:
     """Compare two results on the examples that both evaluated.
 
     The test is McNemar's, exact (Psychometrika 12, 1947): under equality each example that only
@@ -89,22 +89,21 @@ def compare(a: Result, b: Result, *, labels: Labels | None, labels_first: int = 
         a: a result with outcomes.
         b: another, of the same data.
         labels: of the examples of either, (n,); None leaves the classes out.
-        labels_first: id of the example that the first label is of.
+        labels_of: the result whose examples they are of; None takes `a`.
 
     Raises:
         ResultError: for results without outcomes, of other data, or without a common example.
     """
     outcomes = [_outcomes(result) for result in (a, b)]
     _check_same_data(a, b)
-    first = max(a.first_example, b.first_example)
-    end = min(a.first_example + a.n_examples, b.first_example + b.n_examples)
-    if end <= first:
+    shared = np.intersect1d(a.examples.id_array, b.examples.id_array, assume_unique=True)
+    if not len(shared):
         raise ResultError(
             f"{a.name} has examples {_range(a)}, {b.name} {_range(b)}: none is in both"
         )
     columns = [
         {
-            title: bits[first - result.first_example : end - result.first_example]
+            title: bits[np.searchsorted(result.examples.id_array, shared)]
             for title, bits in _columns(result, stored).items()
         }
         for result, stored in zip((a, b), outcomes, strict=True)
@@ -113,16 +112,17 @@ def compare(a: Result, b: Result, *, labels: Labels | None, labels_first: int = 
         _pair(title, columns[0][title], columns[1][title]) for title in _common(*map(list, columns))
     ]
     ours, theirs = (column[WORST_CASE] for column in columns)
-    known = None if labels is None else labels[first - labels_first : end - labels_first]
+    known = None
+    if labels is not None:
+        known = labels[np.isin((labels_of or a).examples.id_array, shared)]
     return Comparison(
         a,
         b,
-        first,
-        end - first,
+        shared,
         _terms(a, b),
         tuple(pairs),
-        tuple((first + np.flatnonzero(ours & ~theirs)).tolist()),
-        tuple((first + np.flatnonzero(theirs & ~ours)).tolist()),
+        tuple(shared[ours & ~theirs].tolist()),
+        tuple(shared[theirs & ~ours].tolist()),
         () if known is None else _classes(known, ours, theirs),
     )
 
@@ -147,7 +147,8 @@ def _check_same_data(a: Result, b: Result) -> None:
 
 
 def _range(result: Result) -> str:
-    return f"{result.first_example} to {result.first_example + result.n_examples - 1}"
+    ids = result.examples.id_array
+    return f"{ids[0]} to {ids[-1]}" + (f" ({len(ids)} of them)" if result.examples.ids else "")
 
 
 def _columns(result: Result, outcomes: Outcomes) -> dict[str, Outcome]:

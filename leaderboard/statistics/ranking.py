@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,8 @@ from robustbench_lite.leaderboard.statistics.accuracy import LEVEL, holm_rejects
 UNRANKED = "–"
 
 
-class GroupKey(NamedTuple):
+@dataclass(frozen=True, order=True)
+class GroupKey:
     """What results have to share to be ranked together; its order is the order of the tables."""
 
     dataset: str
@@ -24,12 +24,14 @@ class GroupKey(NamedTuple):
     dataset_hash: str
     first_example: int
     n_examples: int
+    examples_hash: str  # of ids that were drawn or listed; empty for consecutive ones
     norm: str
     eps_value: float
     eps: str
     protocol_id: str
     protocol_hash: str
     attacks: tuple[str, ...]  # follows from the hash, unless a file lies about it
+    choice: str = field(default="", compare=False)  # how its first row's examples were chosen
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,10 @@ def group_key(result: Result) -> GroupKey:
         dataset=dataset.name,
         split=dataset.split,
         dataset_hash=dataset.hash,
-        first_example=result.first_example,
+        first_example=result.examples.first,
         n_examples=result.n_examples,
+        examples_hash=result.examples.digest,
+        choice=result.examples.choice,
         norm=protocol.norm,
         eps_value=protocol.eps_value,
         eps=protocol.eps,

@@ -21,6 +21,9 @@ LOWEST = "the lowest worst case of a class, and its label"
 WORST_CLASS = f"Worst class: {LOWEST}."
 TIES = "Rank with '=': not separated from the first of its ties (exact McNemar, Holm, 5%)."
 AS_REPORTED = "Reported only, not measured here:"
+PREFIX = (
+    "Intervals of rows on the first images of a split hold for those images, not the whole split."
+)
 NOT_CANONICAL = "The data are not canonical: not comparable with published numbers."
 
 
@@ -120,6 +123,8 @@ def notes_for(section: Section) -> list[str]:
         notes.append(NOT_CANONICAL)
     if any(map(_has_class, section.rows)):
         notes.append(WORST_CLASS)
+    if any(row.of_prefix for row in section.rows):
+        notes.append(PREFIX)
     notes.append(f"Engine: {plain(section.rows[0].engine)}.")
     return notes
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from robustbench_lite.core.errors import ResultError
+from robustbench_lite.leaderboard.results.examples import examples
 from robustbench_lite.leaderboard.results.records import Result
 from robustbench_lite.leaderboard.statistics.comparison import Comparison, Pair
 from robustbench_lite.leaderboard.table.markdown_latex import markdown_row, markdown_text
 from robustbench_lite.leaderboard.table.text import (
     aligned,
-    examples,
     interval,
     percent,
     plain,
@@ -76,9 +76,18 @@ def _heads(comparison: Comparison) -> list[str]:
     """What was compared: one line each."""
     a, b = comparison.a, comparison.b
     where = f"{plain(a.dataset.name)} {plain(a.dataset.split)}"
-    which = examples(comparison.first_example, comparison.n_examples)
+    which = _which(comparison)
     protocol = " and ".join(dict.fromkeys((plain(a.protocol.id), plain(b.protocol.id))))
     return [f"A: {_name(a)}", f"B: {_name(b)}", f"{where} · {protocol} · {which}"]
+
+
+def _which(comparison: Comparison) -> str:
+    """The examples that both have; no range where they do not follow each other."""
+    ids, n = comparison.ids, len(comparison.ids)
+    one, other = comparison.a.examples, comparison.b.examples
+    if ids[-1] - ids[0] == n - 1:
+        return examples(int(ids[0]), n)
+    return one.text if one.digest == other.digest else f"n={n} (those that both have)"
 
 
 def _name(result: Result) -> str:
@@ -125,8 +134,9 @@ def _json(comparison: Comparison) -> str:
         "dataset": a.dataset.name,
         "split": a.dataset.split,
         "dataset_hash": a.dataset.hash,
-        "first_example": comparison.first_example,
-        "n": comparison.n_examples,
+        "first_example": int(comparison.ids[0]),
+        "n": len(comparison.ids),
+        "examples": _which(comparison),
         "different_terms": list(comparison.terms),
         "columns": [{"title": pair.title, **_record(pair)} for pair in comparison.pairs],
         "classes": [{"label": int(pair.title), **_record(pair)} for pair in comparison.classes],

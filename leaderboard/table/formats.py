@@ -75,6 +75,8 @@ def _json_group(section: Section) -> dict[str, object]:
         **{name: _finite(getattr(first, name)) for name in JSON_GROUP},
         "first_example": section.key.first_example,
         "n": section.key.n_examples,
+        "examples": first.examples,
+        "examples_hash": first.examples_hash,
         "ranked": ranked,
         "unranked": unranked,
         "rows": [_json_row(row, section.attacks) for row in section.rows],

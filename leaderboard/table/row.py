@@ -39,6 +39,9 @@ class Row(Struct, frozen=True, kw_only=True):
         extra_data: None when nobody said.
         cost: forward plus backward passes per example attacked.
         eps_value: NaN when no radius is stated.
+        first_example: the smallest id.
+        examples: how they were chosen, such as `first 100 of 1000`; empty where not stated.
+        examples_hash: SHA-256 of their ids, unless they are consecutive ones.
         source: the paper of a published row.
         origin: what the row shows; None in rows that were read from a table.
     """
@@ -68,6 +71,8 @@ class Row(Struct, frozen=True, kw_only=True):
     eps: str
     eps_value: float
     first_example: int | None = None
+    examples: str = ""
+    examples_hash: str = ""
     seed: int | None = None
     dataset_hash: str = ""
     canonical: bool | None = None
@@ -82,6 +87,11 @@ class Row(Struct, frozen=True, kw_only=True):
         return bool(self.model_hash)
 
     @property
+    def of_prefix(self) -> bool:
+        """Whether it is known to be over the first images of a larger split."""
+        return self.examples.startswith("first ")
+
+    @property
     def stated_attacks(self) -> list[str]:
         """Titles of the attacks that it has a number for."""
         return [title for title, value in self.attacks.items() if not math.isnan(value)]
@@ -94,6 +104,7 @@ class Row(Struct, frozen=True, kw_only=True):
             first_example=self.first_example or 0,
             n_examples=self.n or 0,
             eps_value=self.eps_value if self.eps else math.inf,
+            choice=self.examples,
             # A paper may lack an attack in some of its rows, a protocol never.
             attacks=tuple(self.stated_attacks) if self.measured else (),
         )
@@ -104,7 +115,10 @@ BEFORE_ATTACKS = tuple(_NAMES[: _NAMES.index("attacks")])
 AFTER_ATTACKS = tuple(_NAMES[_NAMES.index("attacks") + 1 :])
 FIXED_COLUMNS = (*BEFORE_ATTACKS, *AFTER_ATTACKS)
 # Texts that the rows of a group share.
-_OF_GROUP = ("dataset", "split", "dataset_hash", "norm", "eps", "protocol_id", "protocol_hash")
+_OF_GROUP = (
+    *("dataset", "split", "dataset_hash", "examples_hash"),
+    *("norm", "eps", "protocol_id", "protocol_hash"),
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +192,7 @@ def _measured_row(row: RankedResult, key: GroupKey, titles: Mapping[str, str]) -
         interval_lo=low,
         interval_hi=high,
         n=result.n_examples,
+        examples=result.examples.choice,
         worst_class=share,
         worst_class_label=label,
         engine=result.protocol.engine_text,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from robustbench_lite.core.plain_text import plain
+from robustbench_lite.leaderboard.results.examples import examples
 from robustbench_lite.leaderboard.statistics.ranking import GroupKey
 
 __all__ = [
@@ -15,7 +16,6 @@ __all__ = [
     "aligned",
     "cells",
     "count",
-    "examples",
     "headings",
     "interval",
     "padded",
@@ -26,6 +26,7 @@ __all__ = [
     "short_hash",
     "shortened",
     "threat",
+    "which_examples",
 ]
 
 
@@ -103,14 +104,10 @@ def threat(norm: str, eps: str, eps_value: float) -> str:
     return f"{plain(norm)} eps={radius(eps, eps_value)}" if eps else plain(norm)
 
 
-def examples(first: int, n: int) -> str:
-    """Which examples were evaluated: how many, and the range unless it starts the split.
-
-    Empty for 0 examples, which stand for not stated.
-    """
-    if n == 0:
-        return ""
-    return f"n={n}" if first == 0 else f"n={n} (examples {first} to {first + n - 1})"
+def which_examples(key: GroupKey) -> str:
+    """Which examples the rows of a group are over."""
+    choice = plain(key.choice) or "listed" if key.examples_hash else ""
+    return examples(key.first_example, key.n_examples, choice)
 
 
 def short_hash(text: str) -> str:
@@ -128,7 +125,7 @@ def headings(keys: Sequence[GroupKey]) -> list[str]:
                     f"{plain(key.dataset)} {plain(key.split)}",
                     threat(key.norm, key.eps, key.eps_value),
                     plain(key.protocol_id),
-                    examples(key.first_example, key.n_examples),
+                    which_examples(key),
                 ),
             )
         )
@@ -137,6 +134,7 @@ def headings(keys: Sequence[GroupKey]) -> list[str]:
     seen = Counter(lines)
     return [
         f"{line} · data {short_hash(key.dataset_hash)}, protocol {short_hash(key.protocol_hash)}"
+        + (f", examples {short_hash(key.examples_hash)}" if key.examples_hash else "")
         if seen[line] > 1
         else line
         for line, key in zip(lines, keys, strict=True)

@@ -68,6 +68,10 @@ COMMANDS = {
     ),
     "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
     "show": ("show", "a recipe in full, with the keys of its bases, or a protocol, as TOML"),
+    "selftest": (
+        "selftest",
+        "attack networks whose robust accuracy is known: run it first on a new machine or GPU",
+    ),
     "doctor": ("doctor", "versions, device, threads and folders, for a bug report"),
 }
 """Name of a command -> its module and what it does, in the order of `rbl --help`."""

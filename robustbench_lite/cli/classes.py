@@ -137,12 +137,12 @@ def _row(title: str, one: ClassSet) -> list[str]:
 
 def _heading(result: PerClass) -> str:
     """What was measured: one line."""
-    from robustbench_lite.leaderboard.table.text import examples, plain, shortened
+    from robustbench_lite.leaderboard.table.text import plain, shortened
 
     about = result.result
     name = shortened(plain(about.name), TITLE_WIDTH)
     where = f"{plain(about.dataset.name)} {plain(about.dataset.split)}"
-    which = examples(about.first_example, about.n_examples)
+    which = about.examples.text
     return " · ".join([name, where, plain(about.protocol.id), which])
 
 

@@ -23,5 +23,5 @@ def run(arguments: argparse.Namespace) -> None:
     labels, source = stored_labels(arguments.a, a), a
     if labels is None:
         labels, source = stored_labels(arguments.b, b), b
-    comparison = compare(a, b, labels=labels, labels_first=source.first_example)
+    comparison = compare(a, b, labels=labels, labels_of=source)
     print(render_comparison(comparison, format=arguments.format), end="")

@@ -7,7 +7,15 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.cli.options import add_network, add_place, chosen_network, folder_name
+from robustbench_lite.cli.options import (
+    add_images,
+    add_network,
+    add_place,
+    check_images,
+    chosen_images,
+    chosen_network,
+    folder_name,
+)
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others
 
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from robustbench_lite.attacks.protocol import Protocol
     from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
+    from robustbench_lite.datasets.selection import Selection
     from robustbench_lite.evaluation.evaluate import Settings
 
 
@@ -25,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
     parser.add_argument("--eps", metavar="E", help="radius, such as 8/255 or 0.031")
-    parser.add_argument("--n", type=int, metavar="N", help="first N examples (default: all)")
+    add_images(parser)
     parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
     parser.add_argument("--split", default="test", choices=("test", "train"))
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -84,20 +93,21 @@ def run(arguments: argparse.Namespace) -> int:
     with workers.first_alone("preparing"):  # one download, and one line about what is wrong
         device = workers.device(choose_device(arguments.device))
         source, data, protocol, settings = _prepared(arguments, progress=workers.first)
-    n = len(data) if arguments.n is None else arguments.n
+    images = chosen_images(arguments, data)
     if arguments.plan:
         if workers.count > 1:
             raise InputError("--plan measures one process: leave --workers or torchrun out")
-        _print_plan(source, data, protocol, settings, n=n, device=device)
+        _print_plan(source, data, protocol, settings, images=images, device=device)
         return 0
-    folder = default_folder(protocol.id, source.hash, data, n, arguments.seed)
+    folder = default_folder(protocol.id, source.hash, data, images, arguments.seed)
     out = Path(arguments.out or Path("results") / folder_name(source.name) / folder)
     evaluate(
         source,
         data,
         protocol,
         out=out,
-        n=n,
+        n=None,
+        images=images,
         seed=arguments.seed,
         settings=settings,
         device=device,
@@ -126,8 +136,7 @@ def _prepared(
         arguments.evidence,
         arguments.precision,
     )
-    if arguments.n is not None and arguments.n < 1:
-        raise InputError(f"--n {arguments.n} must be at least 1")
+    check_images(arguments)
     if arguments.dataset is not None:
         dataset_info(arguments.dataset)  # an unknown name should not wait for the network
     source = chosen_network(arguments)
@@ -146,7 +155,7 @@ def _print_plan(
     protocol: Protocol,
     settings: Settings,
     *,
-    n: int,
+    images: Selection,
     device: torch.device,
 ) -> None:
     """What the evaluation would cost, on the network and the threads that it would use."""
@@ -158,7 +167,7 @@ def _print_plan(
     from robustbench_lite.evaluation.cost_plan import make_plan, render_plan
 
     filled = settings.filled(device)
-    x = data.subset(torch.arange(min(n, len(data), 100))).to(device).pixels(slice(0, 100))
+    x = data.subset(torch.tensor(images.ids[:100])).to(device).pixels(slice(None))
     numerics = deterministic(threads=int(str(filled["threads"])), seed=0)
     with numerics, plain_numerics(), passes_of(source.model, "--plan"):
         network = search_network(
@@ -167,13 +176,15 @@ def _print_plan(
             device=device,
             like=x[0],
         )
-        plan = make_plan(network.module, protocol, x, n=n, num_classes=data.num_classes)
+        plan = make_plan(network.module, protocol, x, n=len(images), num_classes=data.num_classes)
     print(render_plan(plan))
     for note in network.notes:
         print(f"search network: {note}")
 
 
-def default_folder(protocol_id: str, model_hash: str, data: Split, n: int, seed: int) -> str:
+def default_folder(
+    protocol_id: str, model_hash: str, data: Split, images: Selection, seed: int
+) -> str:
     """One folder per (data, protocol, network, examples, seed): a call finds its own result."""
     weights = model_hash.removeprefix("sha256:")[:8]
-    return folder_name(f"{data.name}-{protocol_id}-{weights}-{data.split}{n}-seed{seed}")
+    return folder_name(f"{data.name}-{protocol_id}-{weights}-{data.split}{images.word}-seed{seed}")

@@ -11,6 +11,8 @@ from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
     from robustbench_lite.checkpoints.model_source import LoadedModel
+    from robustbench_lite.datasets import Split
+    from robustbench_lite.datasets.selection import Selection
 
 Run = Callable[[argparse.Namespace], int | None]
 """Does a command's work; returns its exit code (None: 0)."""
@@ -61,6 +63,67 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+
+
+def add_images(
+    parser: argparse.ArgumentParser, *, default: str = "all", files: bool = True
+) -> None:
+    """Options that choose the images of a split: the first N, a random sample, or a list.
+
+    Args:
+        parser: of the command.
+        default: what is taken without them, for the help text.
+        files: whether a list may be given.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--n", type=int, metavar="N", help=f"first N images (default: {default})")
+    group.add_argument(
+        "--sample", type=int, metavar="N", help="N images at random, the same for everybody"
+    )
+    if files:
+        group.add_argument(
+            "--subset", metavar="FILE", help="images by id: one a line, or a JSON list"
+        )
+    parser.add_argument(
+        "--sample-seed", type=int, metavar="S", help="of --sample: another draw (default: 0)"
+    )
+
+
+def check_images(arguments: argparse.Namespace) -> None:
+    """Refuse what no data set can have, before anything is loaded.
+
+    Raises:
+        InputError: for a number below 1, or `--sample-seed` without `--sample`.
+    """
+    for name in ("n", "sample"):
+        if (number := getattr(arguments, name)) is not None and number < 1:
+            raise InputError(f"--{name} {number} must be at least 1")
+    if arguments.sample_seed is not None and arguments.sample is None:
+        raise InputError("--sample-seed belongs to --sample N")
+
+
+def chosen_images(
+    arguments: argparse.Namespace, data: Split, whole: int | None = None
+) -> Selection:
+    """The images that the options of `add_images` choose.
+
+    Args:
+        arguments: of the command.
+        data: the split.
+        whole: how many are taken, from the first, where no option is given; None takes all.
+
+    Raises:
+        InputError: for images that the split does not have, or a file that names none.
+    """
+    from robustbench_lite.datasets.selection import first_images, listed_images, random_images
+
+    what = f"{data.name} {data.split}"
+    if arguments.sample is not None:
+        return random_images(arguments.sample, len(data), arguments.sample_seed or 0)
+    if getattr(arguments, "subset", None) is not None:
+        return listed_images(arguments.subset, len(data), what=what)
+    n = whole if arguments.n is None else arguments.n
+    return first_images(n, len(data), what=what)
 
 
 def folder_name(text: str) -> str:

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.cli.options import add_place, folder_name
+from robustbench_lite.cli.options import (
+    add_images,
+    add_place,
+    check_images,
+    chosen_images,
+    folder_name,
+)
 from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
     from robustbench_lite.checkpoints.model_source import LoadedModel
     from robustbench_lite.datasets import Split
+    from robustbench_lite.datasets.selection import Selection
     from robustbench_lite.leaderboard.published.records import PublishedRow, PublishedTable
     from robustbench_lite.reproduction.measure import ReproductionOptions
 
@@ -55,7 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", choices=("ours", "reference"), help="whose AutoAttack (default: ours)"
     )
-    parser.add_argument("--n", type=int, metavar="N", help="first N images (default: as published)")
+    add_images(parser, default="as published", files=False)
     parser.add_argument("--seed", type=int, default=0, help="of attacks; default: %(default)s")
     parser.add_argument("--batch-size", type=int, metavar="N", help="as of rbl evaluate")
     parser.add_argument("--results", default="results", metavar="DIR", help="default: %(default)s")
@@ -108,8 +115,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     ):
         if wanted and not ways[way]:
             raise InputError(f"{option} belongs to {way}")
-    if arguments.n is not None and arguments.n < 1:
-        raise InputError(f"--n {arguments.n} must be at least 1")
+    check_images(arguments)
 
 
 def _listed(arguments: argparse.Namespace) -> str:
@@ -240,10 +246,13 @@ def _terms(arguments: argparse.Namespace) -> ReproductionOptions:
 
     results = Path(arguments.results)
 
-    def folder(protocol_id: str, source: LoadedModel, data: Split, n: int) -> Path:
+    def folder(protocol_id: str, source: LoadedModel, data: Split, images: Selection) -> Path:
         """Where `rbl evaluate` would put it, so that either finds the other's work."""
-        place = default_folder(protocol_id, source.hash, data, n, arguments.seed)
+        place = default_folder(protocol_id, source.hash, data, images, arguments.seed)
         return results / folder_name(source.name) / place
+
+    def images(data: Split, whole: int) -> Selection:
+        return chosen_images(arguments, data, whole)
 
     return ReproductionOptions(
         results=results,
@@ -251,7 +260,7 @@ def _terms(arguments: argparse.Namespace) -> ReproductionOptions:
         data_dir=arguments.data_dir,
         device=choose_device(arguments.device),
         settings=Settings(batch_size=arguments.batch_size, threads=arguments.threads),
-        n=arguments.n,
+        images=images,
         seed=arguments.seed,
         eps=arguments.eps,
         protocol=arguments.protocol,

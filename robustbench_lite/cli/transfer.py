@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.cli.options import add_place, folder_name
+from robustbench_lite.cli.options import (
+    add_images,
+    add_place,
+    check_images,
+    chosen_images,
+    folder_name,
+)
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
@@ -36,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
     parser.add_argument("--eps", metavar="E", help="radius, such as 16/255 or 0.3")
     parser.add_argument("--attack", metavar="NAME", help="which attack of the protocol")
-    parser.add_argument("--n", type=int, metavar="N", help="first N examples (default: all)")
+    add_images(parser)
     parser.add_argument(
         "--pixels",
         default="8bit",
@@ -64,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.datasets import dataset_info, load_split
     from robustbench_lite.transfer.evaluate import FILE, evaluate_transfer
 
+    check_images(arguments)
     protocol = load_protocol(arguments.protocol, eps=arguments.eps)
     spec = _chosen(protocol, arguments.attack)
     device = choose_device(arguments.device)
@@ -75,9 +82,10 @@ def run(arguments: argparse.Namespace) -> None:
     )
     dataset = arguments.dataset or _trained_on([*sources, *targets])
     data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
-    n = len(data) if arguments.n is None else arguments.n
+    images = chosen_images(arguments, data)
     hashes = "".join(network.hash for network in (*sources, *targets))
-    terms = f"{protocol.id}-{spec.name}-{arguments.pixels}-{data.split}{n}-seed{arguments.seed}"
+    which = f"{data.split}{images.word}-seed{arguments.seed}"
+    terms = f"{protocol.id}-{spec.name}-{arguments.pixels}-{which}"
     networks = hashlib.sha256(hashes.encode()).hexdigest()[:8]
     folder = folder_name(f"{data.name}-{terms}-{networks}")
     out = Path(arguments.out or Path("results") / "transfer" / folder)
@@ -88,7 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         protocol,
         spec,
         out=out,
-        n=n,
+        n=None,
+        images=images,
         seed=arguments.seed,
         pixels=arguments.pixels,
         batch_size=arguments.batch_size,

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from robustbench_lite.core.processes import alone_in
 from robustbench_lite.core.random_numbers import fold_seed, seeded
 from robustbench_lite.core.storage import put_aside, read_sealed_json, write_sealed_json
 from robustbench_lite.datasets import Split
+from robustbench_lite.datasets.selection import Selection, first_images
 from robustbench_lite.evaluation.evidence import compress
 from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import read_measured
@@ -81,8 +82,9 @@ def evaluate(
     device: torch.device,
     progress: Callable[[Progress], None] | None = None,
     workers: Workers = ALONE,
+    images: Selection | None = None,
 ) -> dict[str, object]:
-    """Attack the first `n` examples of a split with every attack of a protocol.
+    """Attack some examples of a split with every attack of a protocol.
 
     Every attack starts from all examples that are classified correctly when clean, so its column
     is its stand-alone number; the row's robust accuracy is the union. Whatever was finished in
@@ -90,10 +92,10 @@ def evaluate(
 
     Args:
         source: the network, with where it comes from.
-        data: a split; `n` of its examples are used, from the first.
+        data: a split.
         protocol: norm, eps and attacks.
         out: the result folder (see `robustbench_lite.evaluation.ledger`).
-        n: number of examples; None takes all.
+        n: number of examples, from the first; None takes all.
         seed: of every random draw.
         settings: batch size and the like; stored, and reused on resume.
         device: where to compute.
@@ -101,6 +103,8 @@ def evaluate(
         workers: the processes that do this together, each with the same arguments; `out` is a
             folder that all of them see. With the same settings (threads!) their number changes no
             byte of the result.
+        images: which examples, in place of `n`. What an attack draws for one does not depend on
+            the others.
 
     Returns:
         The content of `out/result.json`.
@@ -112,28 +116,24 @@ def evaluate(
     Cost:
         For each correct example the attacks' own passes, plus one forward per attack.
     """
-    n = len(data) if n is None else n
     workers = workers.next_round()
     with workers.first_alone("checking terms"):  # what is wrong for all is said once
-        if not 1 <= n <= len(data):
-            raise InputError(
-                f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take"
-            )
+        images = images or first_images(n, len(data), what=f"{data.name} {data.split}")
         check_seed(seed)
         protocol.threat.check_diameter(data.images[0].numel())
         for spec in protocol.attacks:
             spec.check(protocol.threat, num_classes=data.num_classes)
-    header = evaluation_header(source, data, protocol, n, seed, settings, device)
+    header = evaluation_header(source, data, protocol, images, seed, settings, device)
     with alone_in(out) if workers.first else nullcontext():
         # What is wrong for one worker is mostly wrong for all: the first finds it, and speaks.
         with workers.first_alone("opening"):
             ledger = open_ledger(
                 out, header, explicit_settings=settings.explicit_settings(), begin=workers.first
             )
-            chunks = -(-n // int(ledger.header.settings["chunk_size"]))  # type: ignore[call-overload]
+            chunks = -(-len(images) // int(ledger.header.settings["chunk_size"]))  # type: ignore[call-overload]
             if workers.first:
                 _put_damaged_aside(ledger, [spec.name for spec in protocol.attacks], chunks)
-        run = _Evaluation(ledger, source, data, protocol, n, seed, device, workers)
+        run = _Evaluation(ledger, source, data, protocol, images, seed, device, workers)
         run.do_missing(progress, now=header.environment)
         with workers.first_alone("writing"):
             if workers.first:
@@ -150,7 +150,7 @@ class _Evaluation:
         source: LoadedModel,
         data: Split,
         protocol: Protocol,
-        n: int,
+        images: Selection,
         seed: int,
         device: torch.device,
         workers: Workers,
@@ -158,12 +158,13 @@ class _Evaluation:
         self.ledger, self.protocol, self.seed, self.workers = ledger, protocol, seed, workers
         self.model, self.device = source.model.to(device).eval(), device
         self.search: SearchNetwork | None = None  # chosen once there is something to do
-        self.data = data.subset(torch.arange(n)).to(device)
+        self.ids = torch.tensor(images.ids, dtype=torch.int64)  # (N,) in the split, on the CPU
+        self.data = data.subset(self.ids).to(device)
         settings = ledger.header.settings
         self.batch_size, self.chunk_size = int(settings["batch_size"]), int(settings["chunk_size"])  # type: ignore[call-overload]
         self.threads = int(settings["threads"])  # type: ignore[call-overload]
         self.evidence = settings["evidence"]
-        self.chunks = -(-n // self.chunk_size)
+        self.chunks = -(-len(images) // self.chunk_size)
 
     def do_missing(
         self, progress: Callable[[Progress], None] | None, *, now: Mapping[str, object]
@@ -232,6 +233,9 @@ class _Evaluation:
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
             )
+        # Measured by place; attacks and results speak of ids in the split.
+        broken = tuple(self.ids[list(measured.crafted_broken)].tolist())
+        measured = replace(measured, crafted_broken=broken)
         terms = {"terms": self.ledger.terms}
         write_sealed_json(self.ledger.checks_path, {**terms, **measured.as_dict()})
 
@@ -254,14 +258,15 @@ class _Evaluation:
 
     def _do_part(self, chunk: int, spec: AttackSpec | None) -> Tensor:
         """Compute and store one part; returns which of its examples are broken, bool (N,)."""
-        ids = torch.arange(
+        rows = torch.arange(
             chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, len(self.data))
         )
         name = CLEAN if spec is None else spec.name
         if spec is not None:
             correct = ~self.ledger.read_part(CLEAN, chunk)["broken"].to_numpy()
-            ids = ids[torch.from_numpy(correct)]
-        x, y = self.data.pixels(ids.to(self.device)), self.data.labels[ids.to(self.device)]
+            rows = rows[torch.from_numpy(correct)]
+        ids = self.ids[rows]
+        x, y = self.data.pixels(rows.to(self.device)), self.data.labels[rows.to(self.device)]
         assert self.search is not None
         counter, searched = PassCounter(self.model), PassCounter(self.search.module)
         stage = np.full(len(ids), "", dtype=object)
@@ -292,9 +297,11 @@ class _Evaluation:
             counter.forwards + searched.forwards,
             counter.backwards + searched.backwards,
         )
-        rows = part_rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage)
+        table = part_rows(
+            name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage
+        )
         evidence = self._evidence(x, x_adv, y, verdict) if spec else None
-        self.ledger.write_part(name, chunk, rows, evidence)
+        self.ledger.write_part(name, chunk, table, evidence)
         return verdict.broken
 
     def _evidence(

@@ -14,6 +14,7 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import device_name
 from robustbench_lite.core.provenance import current_versions, git_commit
 from robustbench_lite.datasets import Split
+from robustbench_lite.datasets.selection import Selection
 from robustbench_lite.defenses.catalogue import shown_name
 from robustbench_lite.evaluation.ledger import Header
 
@@ -78,7 +79,7 @@ def evaluation_header(
     source: LoadedModel,
     data: Split,
     protocol: Protocol,
-    n: int,
+    images: Selection,
     seed: int,
     settings: Settings,
     device: torch.device,
@@ -87,9 +88,9 @@ def evaluation_header(
 
     Args:
         source: the network, with where it comes from.
-        data: a split; its first `n` examples are used.
+        data: a split.
         protocol: norm, eps and attacks.
-        n: number of examples.
+        images: which of it are evaluated.
         seed: of every random draw.
         settings: gaps are filled with the defaults of `device`.
         device: where to compute.
@@ -101,7 +102,7 @@ def evaluation_header(
         identity={
             "model": {"name": source.name, "kind": source.kind, "hash": source.hash},
             "dataset": {"name": data.name, "split": data.split, "hash": data.content_hash},
-            "examples": {"first": 0, "count": n},
+            "examples": images.identity,
             "protocol": {**protocol.as_dict(), "hash": protocol.hash},
             "seed": seed,
         },
@@ -125,5 +126,6 @@ def evaluation_header(
             "selection": source.selection,
             "trained_on": source.trained_on,
             "dataset_canonical": data.canonical,
+            "examples": images.about,
         },
     )

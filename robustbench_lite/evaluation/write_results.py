@@ -90,12 +90,14 @@ def _outcomes(
     Raises:
         InputError: when the parts hold other examples than the header and the clean parts say.
     """
-    count = ledger.header.identity["examples"]["count"]  # type: ignore[index]
+    examples = ledger.header.identity["examples"]
+    expected = list(examples.get("ids", range(examples["count"])))  # type: ignore[attr-defined, index]
     ids = parts[CLEAN]["example_id"].tolist()
-    if ids != list(range(count)):
+    if ids != expected:
         raise InputError(
-            f"{ledger.folder}: the clean parts do not hold examples 0 to {count - 1}; remove "
-            "parts/ and run the same command again"
+            f"{ledger.folder}: the clean parts do not hold the {len(expected)} examples from "
+            f"{expected[0]} to {expected[-1]} that the header names; remove parts/ and run the "
+            "same command again"
         )
     outcomes = {CLEAN: dict(zip(ids, ~parts[CLEAN]["broken"], strict=True))}
     correct = [i for i in ids if outcomes[CLEAN][i]]
@@ -149,7 +151,7 @@ def _summary(
         "model": {**identity["model"], "selection": about["selection"]},  # type: ignore[dict-item]
         "protocol": identity["protocol"],
         "n_examples": len(union),
-        "examples": identity["examples"],
+        "examples": {**identity["examples"], **about.get("examples", {})},  # type: ignore[dict-item]
         "seed": identity["seed"],
         "clean_accuracy": counted[CLEAN],
         "robust_accuracy": accuracy(sum(union), len(union)),

@@ -198,7 +198,7 @@ def _compare_cell(
         return unmeasured(row, cell, f"protocol {terms.protocol} has no such attack")
     wanted = attacks_of(cell, protocol)
     measured = tuple(
-        finder.measure(source, origin, protocol, wanted, terms.n or whole)
+        finder.measure(source, origin, protocol, wanted, terms.images(finder.data, whole))
         for source, origin in zip(sources, origins, strict=True)
     )
     stated: Sequence[Mapping[str, str]] = ()

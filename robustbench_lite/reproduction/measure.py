@@ -15,6 +15,7 @@ from robustbench_lite.attacks.protocol import AttackSpec, Protocol, load_protoco
 from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.core.errors import ResultError
 from robustbench_lite.datasets import Split
+from robustbench_lite.datasets.selection import Selection
 from robustbench_lite.evaluation.evaluate import Progress, Settings, evaluate
 from robustbench_lite.leaderboard.published.comparability import (
     Measured,
@@ -41,11 +42,11 @@ class ReproductionOptions:
 
     Args:
         results: folder of results; what lies there already is not measured again.
-        folder: the result folder of (protocol id, network, data, n).
+        folder: the result folder of (protocol id, network, data, images).
         data_dir: local data, instead of a download.
         device: where to compute.
         settings: batch size and the like.
-        n: the first n images; None takes as many as the published number is over.
+        images: which images of (data, number of images that the published number is over).
         seed: of the attacks.
         eps: another radius than the published one; None keeps it.
         protocol: another protocol than the published one; None keeps it.
@@ -54,11 +55,11 @@ class ReproductionOptions:
     """
 
     results: Path
-    folder: Callable[[str, LoadedModel, Split, int], Path]
+    folder: Callable[[str, LoadedModel, Split, Selection], Path]
     data_dir: str | None
     device: torch.device
     settings: Settings
-    n: int | None
+    images: Callable[[Split, int], Selection]
     seed: int
     eps: str | None
     protocol: str | None
@@ -116,10 +117,11 @@ class ResultFinder:
         origin: ModelProvenance,
         protocol: Protocol,
         wanted: Sequence[AttackSpec],
-        n: int,
+        images: Selection,
     ) -> Measured:
         """Our number, from a stored result where there is one."""
-        result = self._stored(source, protocol, wanted, n) or self._evaluate(source, protocol, n)
+        result = self._stored(source, protocol, wanted, images)
+        result = result or self._evaluate(source, protocol, images)
         names = [_name_in(result, spec) for spec in wanted]
         union = len(wanted) > 1
         accuracy: Accuracy = result.clean_accuracy
@@ -128,7 +130,7 @@ class ResultFinder:
         return Measured(
             correct=accuracy.correct,
             n=accuracy.n,
-            first=result.first_example,
+            examples=result.examples,
             dataset=result.dataset.name,
             split=result.dataset.split,
             dataset_hash=result.dataset.hash,
@@ -144,15 +146,16 @@ class ResultFinder:
             origin=origin,
         )
 
-    def _evaluate(self, source: LoadedModel, protocol: Protocol, n: int) -> Result:
+    def _evaluate(self, source: LoadedModel, protocol: Protocol, images: Selection) -> Result:
         terms = self.terms
-        folder = terms.folder(protocol.id, source, self.data, n)
+        folder = terms.folder(protocol.id, source, self.data, images)
         evaluate(
             source,
             self.data,
             protocol,
             out=folder,
-            n=n,
+            n=None,
+            images=images,
             seed=terms.seed,
             settings=terms.settings,
             device=terms.device,
@@ -163,12 +166,18 @@ class ResultFinder:
         return result
 
     def _stored(
-        self, source: LoadedModel, protocol: Protocol, wanted: Sequence[AttackSpec], n: int
+        self,
+        source: LoadedModel,
+        protocol: Protocol,
+        wanted: Sequence[AttackSpec],
+        images: Selection,
     ) -> Result | None:
         """A result of this network on these images that holds the very attacks; for a worst case,
         those and no other. One of the same protocol goes before others."""
         fit = [
-            result for result in self.results if self._serves(result, source, protocol, wanted, n)
+            result
+            for result in self.results
+            if self._serves(result, source, protocol, wanted, images)
         ]
         same = [result for result in fit if result.protocol.hash == protocol.hash]
         return next(iter([*same, *fit]), None)
@@ -179,13 +188,13 @@ class ResultFinder:
         source: LoadedModel,
         protocol: Protocol,
         wanted: Sequence[AttackSpec],
-        n: int,
+        images: Selection,
     ) -> bool:
         same = (
             result.model.hash == source.hash
             and result.dataset.hash == self.data.content_hash
             and result.dataset.split == self.data.split
-            and (result.first_example, result.n_examples) == (0, n)
+            and result.examples.same_as(images.identity)
             and result.seed == self.terms.seed
         )
         if not (same and wanted):

@@ -129,7 +129,7 @@ class SmallNetworks:
             ModelProvenance("small-scale"),
             protocol,
             [] if metric == CLEAN_METRIC else wanted,
-            self.terms.n or len(self.finder.data),
+            self.terms.images(self.finder.data, len(self.finder.data)),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.protocol import Protocol
 from robustbench_lite.attacks.run_attack import run_attack
+from robustbench_lite.core.drawn_ids import draw_ids
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evidence import decompress
@@ -46,11 +46,8 @@ class Sample:
         """Ids (at most k, ascending) of those that `robust`, bool (N,), says hold."""
         candidates = np.flatnonzero(robust)
         # Ordered by a hash of seed and id: the draw is the same on every machine and version.
-        order = sorted(candidates.tolist(), key=self._key)
-        return torch.tensor(sorted(order[: self.k]), dtype=torch.int64)
-
-    def _key(self, example: int) -> bytes:
-        return hashlib.sha256(f"rbl verify {self.seed} {example}".encode()).digest()
+        drawn = draw_ids(candidates.tolist(), self.k, seed=self.seed, purpose="rbl verify")
+        return torch.tensor(drawn, dtype=torch.int64)
 
 
 def detection_probability(forged: float, k: int) -> float:

@@ -135,7 +135,7 @@ def check_files(
         return [*findings, Finding("error", str(error), fix)], None
     if findings:
         return findings, None
-    if result.outcomes is None or result.first_example != 0:
+    if result.outcomes is None or not result.examples.from_the_first:
         what = f"{RESULT_FILE} has no outcomes per example, from the first"
         return [Finding("error", what, "run `rbl submit run` again")], None
     return [Finding("ok", f"{len(files)} files are those that {ENTRY_FILE} states")], result

@@ -16,6 +16,7 @@ from robustbench_lite.core.numerics import check_seed, deterministic, device_nam
 from robustbench_lite.core.provenance import current_versions, git_commit
 from robustbench_lite.core.storage import read_sealed_json, write_sealed_json
 from robustbench_lite.datasets import Split
+from robustbench_lite.datasets.selection import Selection, first_images
 from robustbench_lite.transfer.measurement import Measurement, Pixels
 
 SCHEMA_VERSION = 2  # since 2 with `unions` over several sources
@@ -37,8 +38,9 @@ def evaluate_transfer(
     batch_size: int,
     threads: int | None,
     device: torch.device,
+    images: Selection | None = None,
 ) -> dict[str, Any]:
-    """Craft the first `n` images of a split on every source, test every target with them.
+    """Craft some images of a split on every source, test every target with them.
 
     The attack gets every image. One that returns the clean image where it fails, or where there
     was nothing to do (AutoAttack and its parts), gives the targets that one; it also stops at the
@@ -56,13 +58,14 @@ def evaluate_transfer(
         protocol: norm and eps.
         spec: the attack of it that is used.
         out: folder for `transfer.json`; one of the same terms is read instead of computed.
-        n: number of examples; None takes all.
+        n: number of examples, from the first; None takes all.
         seed: of every random draw.
         pixels: `"8bit"` judges images as an image file would hold them, and gives the rates before
             rounding beside; `"float"` judges them as crafted.
         batch_size: rows per forward pass of attacks and of the verifier.
         threads: CPU threads; None takes torch's own.
         device: where to compute.
+        images: which examples, in place of `n`.
 
     Returns:
         The content of `out/transfer.json`: the terms, `crafted` (one entry a source), `pairs`, and
@@ -75,9 +78,7 @@ def evaluate_transfer(
         For each source the attack's passes over n images; for each pair one forward per image, two
         with `"8bit"`; and one clean forward per network.
     """
-    n = len(data) if n is None else n
-    if not 1 <= n <= len(data):
-        raise InputError(f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take")
+    images = images or first_images(n, len(data), what=f"{data.name} {data.split}")
     if batch_size < 1 or (threads is not None and threads < 1):
         raise InputError(f"batch_size={batch_size} and threads={threads} must be at least 1")
     if pixels not in ("8bit", "float"):
@@ -85,7 +86,9 @@ def evaluate_transfer(
     check_seed(seed)
     protocol.threat.check_diameter(data.images[0].numel())
     spec.check(protocol.threat, num_classes=data.num_classes)
-    identity = _identity(sources, targets, data, protocol, spec, n=n, seed=seed, pixels=pixels)
+    identity = _identity(
+        sources, targets, data, protocol, spec, images=images, seed=seed, pixels=pixels
+    )
     if (stored := _stored(out / FILE, identity)) is not None:
         return stored
     threads = threads or torch.get_num_threads()
@@ -97,8 +100,10 @@ def evaluate_transfer(
         "environment": {"versions": current_versions(), "device_name": device_name(device)},
     }
     with deterministic(threads=threads, seed=seed), plain_numerics():
+        ids = torch.tensor(images.ids, dtype=torch.int64)
         run = Measurement(
-            data.subset(torch.arange(n)).to(device),
+            data.subset(ids).to(device),
+            ids.to(device),
             protocol,
             spec,
             seed=seed,
@@ -119,7 +124,7 @@ def _identity(
     protocol: Protocol,
     spec: AttackSpec,
     *,
-    n: int,
+    images: Selection,
     seed: int,
     pixels: str,
 ) -> dict[str, object]:
@@ -127,7 +132,7 @@ def _identity(
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": {"name": data.name, "split": data.split, "hash": data.content_hash},
-        "examples": {"first": 0, "count": n},
+        "examples": images.identity,
         "protocol": {**protocol.as_dict(), "hash": protocol.hash},
         "attack": spec.name,
         "pixels": pixels,

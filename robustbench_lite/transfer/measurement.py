@@ -53,6 +53,7 @@ class Measurement:
 
     Args:
         data: the images, on the device.
+        ids: their row numbers in the split, (N,) int64, on the device.
         protocol: norm, eps and passes.
         spec: the attack.
         seed: of every random draw.
@@ -65,6 +66,7 @@ class Measurement:
     def __init__(
         self,
         data: Split,
+        ids: Tensor,
         protocol: Protocol,
         spec: AttackSpec,
         *,
@@ -74,7 +76,7 @@ class Measurement:
         parts: Path,
         terms: Mapping[str, object],
     ) -> None:
-        self.data, self.protocol, self.spec = data, protocol, spec
+        self.data, self.ids, self.protocol, self.spec = data, ids, protocol, spec
         self.seed, self.pixels, self.batch_size = seed, pixels, batch_size
         self.parts = parts
         self.terms = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
@@ -221,7 +223,7 @@ class Measurement:
                 self.x,
                 self.y,
                 threat=self.protocol.threat,
-                ids=torch.arange(len(self.y), device=self.x.device),
+                ids=self.ids,
                 seed=self.seed,
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,

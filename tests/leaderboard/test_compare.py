@@ -97,7 +97,7 @@ def test_results_of_different_length_are_paired_on_what_both_have(tmp_path: Path
     later = content("b", clean, outcomes, examples={"first": 10, "count": 40})
     b = store(tmp_path / "b", later)
     comparison = compared(a, b, labels=True)
-    assert (comparison.first_example, comparison.n_examples) == (10, 40)
+    assert comparison.ids.tolist() == list(range(10, 50))
     # Of examples 10 to 49 the first resists 10 to 29, the second 10 to 21.
     assert comparison.only_a == tuple(range(22, 30))
     assert comparison.pairs[-1].a.correct == 20
@@ -107,7 +107,7 @@ def test_results_of_different_length_are_paired_on_what_both_have(tmp_path: Path
     ]
     assert compared(b, a).only_b == tuple(range(22, 30))
     shifted = compare(
-        load_result(b), load_result(a), labels=LABELS[10:50].astype("<u2"), labels_first=10
+        load_result(b), load_result(a), labels=LABELS[10:50].astype("<u2"), labels_of=load_result(b)
     )
     assert [pair.a.n for pair in shifted.classes] == [pair.a.n for pair in comparison.classes]
 

@@ -72,7 +72,7 @@ def test_csv_is_as_agreed(tmp_path: Path) -> None:
     assert header == (
         "rank,name,defense,architecture,params,clean,PGD-20,worst_case,interval_lo,interval_hi,n,"
         "worst_class,worst_class_label,protocol_id,engine,status,flags,extra_data,cost,dataset,split,norm,eps,eps_value,"
-        "first_example,seed,dataset_hash,canonical,protocol_hash,model_hash,source"
+        "first_example,examples,examples_hash,seed,dataset_hash,canonical,protocol_hash,model_hash,source"
     )
     cells = next(csv.reader([row]))
     assert [float(cells[8]), float(cells[9])] == pytest.approx([low, high], abs=1e-12)
@@ -81,7 +81,7 @@ def test_csv_is_as_agreed(tmp_path: Path) -> None:
     plan = protocol(["pgd20_ce"])["hash"]
     assert "|".join(cells) == (
         "1|a,b|pgd_at|small_cnn|21326|1.0|0.75|0.75|40|||linf_standard@0.1.v1|ours 1|measured||"
-        f"False|40.5|digits|test|Linf|0.1|0.1|0|0|sha256:data|True|{plan}|"
+        f"False|40.5|digits|test|Linf|0.1|0.1|0|||0|sha256:data|True|{plan}|"
         "sha256:model of a,b|"
     )
 

@@ -19,6 +19,7 @@ from robustbench_lite.cli import main
 from robustbench_lite.cli.evaluate import default_folder
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
+from robustbench_lite.datasets.selection import random_images
 from robustbench_lite.leaderboard import judge, load_published, load_result, wilson_interval
 from robustbench_lite.leaderboard.published.comparability import (
     Measured,
@@ -28,6 +29,7 @@ from robustbench_lite.leaderboard.published.comparability import (
 from robustbench_lite.leaderboard.published.load import published_names
 from robustbench_lite.leaderboard.published.reproduction_formats import render_reproductions
 from robustbench_lite.leaderboard.published.reproductions import Reproduction
+from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.reproduction.compare import assign
 from robustbench_lite.reproduction.measure import compared_settings, published_protocol, settings_of
 from robustbench_lite.reproduction.small_scale import small_scale_recipe
@@ -81,7 +83,7 @@ def measured(correct, n=1000, **changes):
     one = Measured(
         correct=correct,
         n=n,
-        first=0,
+        examples=Examples(0, n, 1000),
         dataset="digits",
         split="test",
         dataset_hash="sha256:" + "a" * 64,
@@ -97,6 +99,12 @@ def measured(correct, n=1000, **changes):
         origin=ModelProvenance("published weights"),
     )
     return dataclasses.replace(one, **changes)
+
+
+def sampled(correct, n, whole=1000, **changes):
+    """A measurement on a random sample; which images were drawn plays no part in a verdict."""
+    drawn = Examples(0, n, whole, tuple(range(n)), seed=0)
+    return measured(correct, n, examples=drawn, **changes)
 
 
 def retrained(correct, seed, n=1000, **origin):
@@ -242,16 +250,42 @@ def test_another_checkpoint_of_the_run_is_not_comparable(row, ours, comparable):
 # -- a part of the images ------------------------------------------------------------------------
 
 
-def test_a_subset_is_judged_by_its_interval_and_is_consistent_at_most():
+def test_a_random_sample_is_judged_by_its_interval_and_is_consistent_at_most():
     low, high = wilson_interval(53, 100)
-    found = verdict("53.00", measured(53, 100))
+    found = verdict("53.00", sampled(53, 100))
     assert (found.outcome, found.tolerance) == ("consistent", "interval + rounding")
     assert found.accepted == pytest.approx((low - 0.00005, high + 0.00005))
-    assert any("a subset: the first 100 of 1000" in reason for reason in found.reasons)
-    assert verdict(f"{100 * high:.4f}", measured(53, 100)).outcome == "consistent"
-    assert verdict("70.00", measured(53, 100)).outcome == "differs"
-    seeds = [retrained(53, seed, n=100) for seed in range(3)]
+    assert any("a random sample: 100 of 1000" in reason for reason in found.reasons)
+    assert verdict(f"{100 * high:.4f}", sampled(53, 100)).outcome == "consistent"
+    assert verdict("70.00", sampled(53, 100)).outcome == "differs"
+    seeds = [sampled(53, 100, origin=retrained(53, seed).origin) for seed in range(3)]
     assert verdict("53.00", *seeds).outcome == "consistent"
+
+
+@pytest.mark.parametrize("text", ["53.00", "70.00", "0.00"])
+@pytest.mark.parametrize("seeds", [0, 1, 3])
+def test_the_first_images_are_no_sample_whatever_the_numbers_are(text, seeds):
+    ours = [retrained(53, seed, n=100) for seed in range(seeds)] or [measured(53, 100)]
+    found = verdict(text, *ours)
+    assert found.outcome == "not comparable"
+    assert found.reasons == (
+        "not a sample: the first 100 of 1000 images; the interval holds for those images alone "
+        "(--sample 100 draws a random subset)",
+    )
+    assert (found.ours, found.interval) == (0.53, wilson_interval(53, 100)), "still shown"
+    assert found.accepted is None
+
+
+def test_a_sample_of_another_set_and_a_chosen_subset_are_other_images():
+    found = verdict("53.00", sampled(53, 100, whole=2000))
+    assert found.reasons == (
+        "other images: random 100 of 2000 (seed 0) here, the first 1000 published",
+    )
+    chosen = measured(
+        53, 100, examples=Examples(3, 100, 1000, tuple(range(3, 203, 2)), file="hard")
+    )
+    found = verdict("53.00", chosen)
+    assert found.reasons == ("other images: subset hard here, the first 1000 published",)
 
 
 # -- not comparable ------------------------------------------------------------------------------
@@ -269,8 +303,11 @@ def test_a_subset_is_judged_by_its_interval_and_is_consistent_at_most():
         ({"attacks": ({**PGD, "steps": "10"},)}, "other protocol: linf_quick@0.15.v1 here"),
         ({"attacks": (PGD, PGD)}, "other protocol"),
         ({"attacks": ()}, "other protocol"),
-        ({"first": 100}, "other images: 1000 from 100 on here, the first 1000 published"),
-        ({"n": 2000}, "other images: 2000 from 0 on here"),
+        (
+            {"examples": Examples(100, 1000)},
+            "other images: 1000 from 100 on here, the first 1000 published",
+        ),
+        ({"n": 2000, "examples": Examples(0, 2000, 3000)}, "other images: first 2000 of 3000 here"),
         ({"origin": ModelProvenance("unknown")}, "unknown weights"),
         ({"origin": ModelProvenance("small-scale")}, "small-scale: a small network"),
     ],
@@ -305,7 +342,7 @@ def test_clean_accuracy_asks_for_no_attack():
 
 @pytest.mark.parametrize("correct", [530, 531, 100])
 def test_a_number_from_memory_is_never_a_target(correct):
-    for ours in (measured(correct), retrained(correct, 0), measured(53, 100)):
+    for ours in (measured(correct), retrained(correct, 0), sampled(53, 100)):
         found = verdict("53.00", ours, provenance="memory")
         assert found.outcome == "not comparable"
         assert "from memory: no target" in found.reasons[0]
@@ -449,7 +486,7 @@ def test_a_small_scale_recipe_stretches_the_epochs_its_recipe_names():
 
 # -- the command ---------------------------------------------------------------------------------
 
-FAST = ["--threads", "1", "--n", "40"]
+FAST = ["--threads", "1", "--sample", "40"]
 
 
 def run(capsys, *arguments):
@@ -523,7 +560,7 @@ def test_what_rbl_evaluate_measured_is_taken_from_there(capsys, checkpoint, monk
     found = cells(capsys, *call)
     assert found["PGD-20"]["ours"]["runs"][0]["n"] == 40
     assert found["PGD-20"]["verdict"] in ("consistent", "differs")
-    assert "a subset: the first 40 of 364" in " ".join(found["PGD-20"]["reasons"])
+    assert "a random sample: 40 of 364" in " ".join(found["PGD-20"]["reasons"])
     with pytest.raises(AssertionError, match="evaluated again"):
         main(["reproduce", *call, "--seed", "1"])
     with pytest.raises(AssertionError, match="evaluated again"):
@@ -743,6 +780,8 @@ def test_results_lie_where_rbl_evaluate_puts_them(capsys, checkpoint):
     imported, threads = released(checkpoint), torch.get_num_threads()
     run(capsys, table_file(), "--checkpoint", imported, "--released", *FAST)
     source = resolve_model(imported, allow_code=False, device="cpu")
-    folder = default_folder("linf_quick@0.15.v1", source.hash, load_split("digits", "test"), 40, 0)
+    data = load_split("digits", "test")
+    images = random_images(40, len(data), 0)
+    folder = default_folder("linf_quick@0.15.v1", source.hash, data, images, 0)
     assert (Path("results") / "imported" / folder / "result.json").is_file()
     assert torch.get_num_threads() == threads, "put back"

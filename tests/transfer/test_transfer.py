@@ -616,7 +616,7 @@ def test_networks_of_one_name_are_told_apart_and_run_folders_refused(
     [
         ([], ["give --attack", "fgsm", PGD]),
         (["--attack", "pgd20_ce"], [f"did you mean {PGD}"]),
-        (["--attack", "fgsm", "--n", "0"], ["n=0"]),
+        (["--attack", "fgsm", "--n", "0"], ["--n 0 must be at least 1"]),
         (["--attack", "fgsm", "--batch-size", "0"], ["batch_size=0"]),
         (["--attack", "fgsm", "--pixels", "16bit"], ["invalid choice: '16bit'"]),
         (["--attack", "fgsm", "--dataset", "mnist", "--data-dir", "nowhere"], ["nowhere"]),

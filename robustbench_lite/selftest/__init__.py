@@ -1,0 +1,1 @@
+"""Ground truth for the attacks: networks whose robust accuracy is known from outside of them."""
