@@ -31,6 +31,9 @@ piece() {
     "$@" | tee "$out/$name.tmp" && mv "$out/$name.tmp" "$out/$name.md"
 }
 
+# First the truth: an engine that is fast and wrong needs no benchmark.
+piece selftest "$python" -m robustbench_lite selftest --device "$device"
+
 attack=("$python" "$here/autoattack.py" --eps 8/255 --device "$device")
 piece float32 "${attack[@]}" "${net[@]}" "${data[@]}" "${stages[@]}" --n $n \
     --batches "${batches[@]}" --ours "${ours[@]}" --json "$out/float32.json"
