@@ -155,3 +155,15 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_training_goes_on_after(tmp_pa
     assert sorted(left) == ["best", "recipe.json"], "nothing half-written, the best kept"
     finish(command, tmp_path)
     assert (tmp_path / "r" / "last" / "model.safetensors").exists()
+
+
+def test_a_sample_killed_twice_also_with_workers_ends_with_the_same_bytes(checkpoint, tmp_path):
+    command = ["evaluate", str(checkpoint), *COMMON[: COMMON.index("--n")], "--sample", "90"]
+    command += [*COMMON[COMMON.index("--n") + 2 :]]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    killed([*command, "broken"], tmp_path, "replace .parquet 2")
+    killed([*command, "broken"], tmp_path, "replace .parquet 3")
+    assert len(parts_of(tmp_path / "broken")) == 3
+    finish([*command, "broken", "--workers", "2"], tmp_path)
+    names = ["result.json", "examples.parquet", "header.json", "checks.json"]
+    same(tmp_path / "whole", tmp_path / "broken", names)
