@@ -23,16 +23,15 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from attack_sides import add_network, load, predictions
 from torch.nn import functional
 
-from robustbench_lite import load_split, resolve_model
 from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.first_order.pgd import pgd
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import parse_eps
 from robustbench_lite.core.allocator import keep_freed_memory
 from robustbench_lite.core.numerics import deterministic, plain_numerics
-from robustbench_lite.models import build_model
 
 STEPS = 40
 
@@ -96,22 +95,6 @@ SIDES = {
 PACKAGES = ("torchattacks", "foolbox")  # a side whose package is not installed is left out
 
 
-def load(arguments):
-    """The network, images and labels, on the device."""
-    if arguments.checkpoint:
-        source = resolve_model(arguments.checkpoint, allow_code=False, device="cpu")
-        model = source.model
-        data = load_split(source.card.dataset, "test", data_dir=arguments.data_dir)
-        x, y = data.pixels(slice(0, arguments.n)), data.labels[: arguments.n]
-    else:
-        torch.manual_seed(0)
-        sizes = {"num_classes": 10, "in_channels": 3, "image_size": (32, 32)}
-        model = build_model(arguments.architecture, **sizes, mean=(0.5,) * 3, std=(0.25,) * 3)
-        x, y = torch.rand(arguments.n, 3, 32, 32), torch.arange(arguments.n) % 10
-    device = arguments.device
-    return model.to(device).eval(), x.to(device), y.to(device)
-
-
 def work(connection, arguments, name):
     """The process of one side: a round for each message, answered by seconds and broken images."""
     attack, searches, kept = SIDES[name]
@@ -131,22 +114,15 @@ def work(connection, arguments, name):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             spent = clock() - begin
-            with torch.no_grad():
-                right = [model(part).argmax(1) for part in x_adv.split(arguments.batch_size)]
-            connection.send((spent, int((torch.cat(right) != y).sum())))
+            broken = predictions(model, x_adv, arguments.batch_size) != y
+            connection.send((spent, int(broken.sum())))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", nargs="?")
-    parser.add_argument("--architecture", help="instead: random weights, 3x32x32 noise images")
-    parser.add_argument("--eps", required=True)
-    parser.add_argument("--n", type=int, default=500)
+    add_network(parser)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--data-dir")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     workers = {}

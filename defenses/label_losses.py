@@ -47,6 +47,7 @@ class CrossEntropy(LabelLoss):
             raise InputError(f"label_loss.smoothing={self.smoothing} must be in [0, 1)")
 
     def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
+        """Cross-entropy of each row (B,), with smoothed labels where asked for."""
         del class_counts
         return functional.cross_entropy(
             _full_precision(logits), y, reduction="none", label_smoothing=self.smoothing
@@ -76,6 +77,7 @@ class Encouraging(LabelLoss):
             )
 
     def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
+        """-log p + bonus(p) of each row (B,)."""
         del class_counts
         logits = _full_precision(logits)
         log_p = functional.log_softmax(logits, dim=1).gather(1, y[:, None]).squeeze(1)  # (B,)
@@ -107,6 +109,7 @@ class Focal(LabelLoss):
             raise InputError(f"label_loss.gamma={self.gamma} must be a number of at least 0")
 
     def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
+        """(1 - p)^gamma (-log p) of each row (B,)."""
         del class_counts
         ce = functional.cross_entropy(_full_precision(logits), y, reduction="none")
         rest = -torch.expm1(-ce)  # 1 - p
@@ -141,6 +144,7 @@ class Ldam(LabelLoss):
             raise InputError(f"label_loss.scale={self.scale} must be a number above 0")
 
     def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
+        """Scaled cross-entropy with the class's margin taken off the label's logit (B,)."""
         logits = _full_precision(logits)
         counts = class_counts.to(logits.dtype)
         margins = self.max_margin * (counts.min() / counts) ** 0.25  # (K,)
@@ -160,6 +164,7 @@ class BalancedSoftmax(LabelLoss):
     needs_every_class: ClassVar[bool] = True
 
     def per_example(self, logits: Tensor, y: Tensor, class_counts: Tensor) -> Tensor:
+        """Cross-entropy of the shifted logits of each row (B,)."""
         logits = _full_precision(logits)
         return functional.cross_entropy(
             logits + class_counts.to(logits.dtype).log(), y, reduction="none"

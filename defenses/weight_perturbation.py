@@ -54,6 +54,7 @@ class Unperturbed(WeightPerturbation):
         *,
         beside: Sequence[nn.Module] = (),
     ) -> Objective:
+        """The gradient at w."""
         del model, epoch, beside
         result = objective()
         result.loss.backward()  # type: ignore[no-untyped-call]
@@ -89,6 +90,7 @@ class Awp(WeightPerturbation):
         *,
         beside: Sequence[nn.Module] = (),
     ) -> Objective:
+        """The gradient at w + v; before `begin_epoch` that at w."""
         if epoch < self.begin_epoch:
             return Unperturbed().backward(objective, model, epoch)
         weights = _weights(model)
@@ -135,6 +137,7 @@ class Corruption(WeightPerturbation):
         *,
         beside: Sequence[nn.Module] = (),
     ) -> Objective:
+        """The mix of the gradients at w and at w + a."""
         del epoch
         result = objective()
         result.loss.backward()  # type: ignore[no-untyped-call]

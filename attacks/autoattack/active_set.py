@@ -84,14 +84,14 @@ def majority(logits: list[Tensor]) -> Tensor:
     return torch.stack(votes).sum(dim=0).argmax(dim=1)
 
 
-def attack_in_slots(
+def attack_active_set(
     search: Search,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     *,
     ids: Tensor,
-    slots: int,
+    capacity: int,
     passes: int = 1,
     network: nn.Module | None = None,
     keep_best_of_run: bool = False,
@@ -104,7 +104,7 @@ def attack_in_slots(
         x: clean images (N, C, H, W) in [0, 1].
         y: labels (N,), int64.
         ids: example ids (N,), int64.
-        slots: rows per forward pass.
+        capacity: rows per forward pass.
         passes: forward passes per prediction; above 1 the majority decides.
         network: the one searched on, when it is another (half precision); held frozen too.
         keep_best_of_run: the search proposes the best of each run: attack every example, for a few
@@ -119,7 +119,7 @@ def attack_in_slots(
         InputError: when a loss or gradient was not finite.
     """
     with attacked(model), attacked(network or model), torch.no_grad():
-        logits = [_clean_logits(model, x, slots) for _ in range(passes)]
+        logits = [_clean_logits(model, x, capacity) for _ in range(passes)]
         right = ((majority(logits) == y) | keep_best_of_run).nonzero().flatten()
         found = x.clone()
         if len(right):
@@ -132,31 +132,31 @@ def attack_in_slots(
                 assert isinstance(wrong, Tensor)
                 return 2 * wrong > passes
 
-            found[right] = run_slots(
-                search, rows, slots=slots, confirm=confirm, keep_rejected=keep_best_of_run
+            found[right] = run_active_set(
+                search, rows, capacity=capacity, confirm=confirm, keep_rejected=keep_best_of_run
             ).x_adv
     return found
 
 
-def _clean_logits(model: nn.Module, x: Tensor, slots: int) -> Tensor:
-    starts = range(0, max(len(x), 1), slots)  # one empty batch says how many classes there are
-    return torch.cat([model(x[begin : begin + slots]).float() for begin in starts])
+def _clean_logits(model: nn.Module, x: Tensor, capacity: int) -> Tensor:
+    starts = range(0, max(len(x), 1), capacity)  # one empty batch says how many classes there are
+    return torch.cat([model(x[begin : begin + capacity]).float() for begin in starts])
 
 
-def run_slots(
+def run_active_set(
     search: Search,
     rows: Rows,
     *,
-    slots: int,
+    capacity: int,
     confirm: Callable[[Tensor, Tensor], Tensor],
     keep_rejected: bool = False,
 ) -> Found:
-    """Run a search on all rows, `slots` at a time.
+    """Run a search on all rows, `capacity` at a time.
 
     Args:
         search: the attack.
         rows: see `Search.begin`, without `run`; may be empty of examples.
-        slots: rows held at once, at least 1.
+        capacity: rows held at once, at least 1.
         confirm: candidates (B, C, H, W) and labels (B,) to whether each is broken (B,).
         keep_rejected: of an example that is never broken, return the last candidate.
     """
@@ -165,23 +165,23 @@ def run_slots(
     state: Rows | None = None
     period = 1
     while True:
-        held = 0 if state is None else len(state["slot_of"])
-        if held < slots and len(waiting):
-            mine, waiting = waiting[: slots - held], waiting[slots - held :]
+        held = 0 if state is None else len(state["row_of"])
+        if held < capacity and len(waiting):
+            mine, waiting = waiting[: capacity - held], waiting[capacity - held :]
             fresh = search.begin(_select(rows, mine) | {"run": torch.zeros_like(mine)})
-            state = _join(state, fresh | {"slot_of": mine})
+            state = _join(state, fresh | {"row_of": mine})
             period = 1 if len(mine) >= held else period
-        if state is None or len(state["slot_of"]) == 0:
+        if state is None or len(state["row_of"]) == 0:
             return Found(out, broken)
         search.advance(state, min(period, int(state["left"].min())))
         search.finite.raise_if_not("loss or gradient", "step {} of the search")
         if keep_rejected:
-            out[state["slot_of"][state["candidate"]]] = state["x_adv"][state["candidate"]]
+            out[state["row_of"][state["candidate"]]] = state["x_adv"][state["candidate"]]
         done, rejected = _confirmed(search, state, confirm)
         # A rejected row has not moved since it proposed: it may propose again in the next step.
         period = 1 if rejected else min(2 * period, _LONGEST_PERIOD)
-        out[state["slot_of"][done]] = state["x_adv"][done]
-        broken[state["slot_of"][done]] = True
+        out[state["row_of"][done]] = state["x_adv"][done]
+        broken[state["row_of"][done]] = True
         state = _next_runs(search, state, done)
 
 
@@ -210,7 +210,7 @@ def _next_runs(search: Search, state: Rows, done: Tensor) -> Rows:
     again = (spent & (state["run"] + 1 < search.runs)).nonzero().flatten()
     if not len(again):
         return on
-    names = ("x", "y", "ids", "logits", "run", "slot_of")
+    names = ("x", "y", "ids", "logits", "run", "row_of")
     rows = {name: state[name][again] for name in names}
     rows["run"] = rows["run"] + 1
     return _join(on, search.begin(rows))
@@ -221,6 +221,6 @@ def _select(rows: Rows, which: Tensor) -> Rows:
 
 
 def _join(state: Rows | None, fresh: Rows) -> Rows:
-    if state is None or len(state["slot_of"]) == 0:
+    if state is None or len(state["row_of"]) == 0:
         return fresh
     return {name: torch.cat([values, fresh[name]]) for name, values in state.items()}

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.autoattack.active_set import Rows, attack_in_slots
+from robustbench_lite.attacks.autoattack.active_set import Rows, attack_active_set
 from robustbench_lite.attacks.autoattack.apgd_search import AutoPGD
 from robustbench_lite.attacks.autoattack.apgd_steps import BallRule, Rule, SparseRule, stages
 from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share
@@ -86,13 +86,13 @@ class _Apgd(Attack):
             device=x.device,
             keep_best_of_run=several,
         )
-        return attack_in_slots(
+        return attack_active_set(
             search,
             model,
             x,
             y,
             ids=terms.ids,
-            slots=terms.batch_size,
+            capacity=terms.batch_size,
             passes=terms.passes,
             network=terms.network,
             keep_best_of_run=several,

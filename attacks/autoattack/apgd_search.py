@@ -59,9 +59,11 @@ class AutoPGD:
 
     @property
     def runs(self) -> int:
+        """Targets times restarts: a row has one after the other."""
         return self._restarts * max(self._targets, 1)
 
     def begin(self, rows: Rows) -> Rows:
+        """Draw each row's target and start, and evaluate it there."""
         if self._targets:
             self._targets = min(self._targets, rows["logits"].shape[1] - 1)
             rows = rows | {"target": self._target(rows)}

@@ -69,11 +69,13 @@ class BallRule:
         self.counts = ~self.opens
 
     def start(self, x: Tensor, noise: Tensor) -> Tensor:
+        """A point at distance eps of x, brought into the box."""
         size = linf_norm(noise) if self._linf else l2_norm(noise)
         delta = self._radius * (noise / per_example(size + 1e-12, noise))
         return (x + delta).clamp(0.0, 1.0)
 
     def fields(self, state: Rows) -> Rows:
+        """Step 2 eps, the point before, and the counts of the current window."""
         x, loss = state["x"], state["best_loss"]
         size = torch.full_like(x.flatten(1)[:, 0], 2.0 * self._radius)
         rows = {
@@ -91,6 +93,7 @@ class BallRule:
         return rows
 
     def move(self, state: Rows, evaluation: Tensor) -> Tensor:
+        """A step along the gradient with momentum 0.75 (Alg. 1, lines 7 and 8)."""
         x_adv, previous = state["x_adv"], state["previous"]
         pull = per_example(self._pull[evaluation], x_adv)
         if self._linf:
@@ -116,6 +119,7 @@ class BallRule:
         delta.mul_(per_example(factor, delta)).add_(state["x"]).clamp_(0.0, 1.0)
 
     def adapt(self, state: Rows, loss: Tensor, live: Tensor, evaluation: Tensor) -> Tensor:
+        """Halve the step after a window without progress, and return to the best point."""
         limit, best = self._limits[evaluation], state["best_loss"]
         check = (limit >= 0.0) & live
         increases = state["increases"] + (live & (loss > state["previous_loss"]))
@@ -173,9 +177,11 @@ class SparseRule:
         self.counts = torch.tensor(counts, device=like.device)
 
     def start(self, x: Tensor, noise: Tensor) -> Tensor:
+        """x plus noise, projected onto the L1 ball and the box at once."""
         return x + l1_projection(x, noise, self._radii[:1])
 
     def fields(self, state: Rows) -> Rows:
+        """The step, the share of entries that move, and how many the start moved."""
         x = state["x"]
         entries = torch.full_like(x.flatten(1)[:, 0], x[0].numel())
         moved = _moved_entries(state["x_adv"], x)
@@ -188,6 +194,7 @@ class SparseRule:
         }
 
     def move(self, state: Rows, evaluation: Tensor) -> Tensor:
+        """A step on the entries of largest gradient, projected onto the ball and the box."""
         x, x_adv = state["x"], state["x_adv"]
         size = state["gradient"].abs()
         n = size[0].numel()
@@ -202,6 +209,7 @@ class SparseRule:
         return l1_projection(x, moved.sub_(x), self._radii[evaluation]).add_(x)
 
     def adapt(self, state: Rows, loss: Tensor, live: Tensor, evaluation: Tensor) -> Tensor:
+        """Set density and step from the sparsity of the best point; which rows return to it."""
         radius = self._radii[evaluation]
         opens, adapts = self.opens[evaluation] & live, self._adapts[evaluation] & live
         moved = _moved_entries(state["best"], state["x"])

@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.autoattack.active_set import Rows, attack_in_slots
+from robustbench_lite.attacks.autoattack.active_set import Rows, attack_active_set
 from robustbench_lite.attacks.autoattack.fab_projections import smallest_moves
 from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share
 from robustbench_lite.attacks.finite_check import FiniteCheck
@@ -76,13 +76,13 @@ class Fab(Attack):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
         search = FabSearch(terms.searched(model), x, self, terms)
-        return attack_in_slots(
+        return attack_active_set(
             search,
             model,
             x,
             y,
             ids=terms.ids,
-            slots=terms.batch_size,
+            capacity=terms.batch_size,
             passes=terms.passes,
             network=terms.network,
         )

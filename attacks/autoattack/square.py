@@ -9,7 +9,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.autoattack.active_set import Rows, attack_in_slots
+from robustbench_lite.attacks.autoattack.active_set import Rows, attack_active_set
 from robustbench_lite.attacks.autoattack.square_queries import Moves, PatternMoves, SignMoves
 from robustbench_lite.attacks.autoattack.square_windows import (
     largest_window,
@@ -61,13 +61,13 @@ class Square(Attack):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
         search = SquareSearch(terms.searched(model), x, self, terms)
-        return attack_in_slots(
+        return attack_active_set(
             search,
             model,
             x,
             y,
             ids=terms.ids,
-            slots=terms.batch_size,
+            capacity=terms.batch_size,
             passes=terms.passes,
             network=terms.network,
         )

@@ -250,6 +250,7 @@ class _L2Queries:
         self._clean = state["x"].flatten(2)
 
     def propose(self, k: int) -> Tensor:
+        """Query k, written into the state's images in place."""
         pair, n, room = self._pair, self._pair.n, self._state["room"]
         old, clean = pair.read(k, self._flat), pair.read(k, self._clean)
         delta = (old - clean).double()
@@ -268,6 +269,7 @@ class _L2Queries:
         return self._state["x_adv"]
 
     def keep(self, better: Tensor) -> None:
+        """Undo the query in the rows that did not improve."""
         better = better[:, None, None]
         values = (torch.where(better, *each) for each in zip(self._new, self._old, strict=True))
         self._pair.write(self._k, self._flat, *values)
@@ -281,6 +283,7 @@ class _L1Queries:
         self._state, self._pair, self._eps = state, pair, eps
 
     def propose(self, k: int) -> Tensor:
+        """Query k as new images, projected onto the ball."""
         pair, x = self._pair, self._state["x"]
         delta = self._state["x_adv"] - x
         room = (self._eps - l1_norm(delta))[:, None, None] / x.shape[1]
@@ -295,6 +298,7 @@ class _L1Queries:
         return self._new
 
     def keep(self, better: Tensor) -> None:
+        """Take the query in the rows that improved."""
         # A weight of 0 or 1 is exact, and faster than `where`.
         weight = per_example(better.to(self._new), self._new)
         self._state["x_adv"] = torch.lerp(self._state["x_adv"], self._new, weight)

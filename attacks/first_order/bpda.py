@@ -11,7 +11,7 @@ from robustbench_lite.core.errors import InputError
 
 
 def identity(x: Tensor) -> Tensor:
-    """The stand-in for a preprocessing that changes images little: x itself."""
+    """The approximation of a preprocessing that changes images little: x itself."""
     return x
 
 
@@ -21,45 +21,45 @@ class Bpda(nn.Module):
     Quantisation, JPEG or a thermometer code have a gradient of zero or none, so that gradient
     attacks stand still in front of them. Here the forward pass is the preprocessing itself, bit for
     bit, and the backward pass is that of a differentiable function close to it. With `identity`
-    that is the straight-through form of Sec. 4.1.1. The network is no other: only its input
-    gradients are, so `nn.Sequential(Bpda(preprocess, stand_in), network)` takes the place of the
-    defended network in any attack and for the verifier.
+    that is the straight-through form of Sec. 4.1.1. Only the input gradients of the network change,
+    so `nn.Sequential(Bpda(preprocess, approximation), network)` takes the place of the defended
+    network in any attack and for the verifier.
 
-    Where no gradient to `x` is asked for, this is `preprocess`, and `stand_in` is not called.
+    Where no gradient to `x` is asked for, this is `preprocess`, and `approximation` is not called.
     Modules among the two are submodules: they follow `eval()`, `to()` and `state_dict()`.
 
     Args:
         preprocess: (B, ...) to (B, ...), of floating point; any code, such as one that leaves
             torch. It may be randomised; examples must not see each other.
-        stand_in: differentiable, from the same images to the same shape. There is no default: how
-            close it is decides how strong the attacks are.
+        approximation: differentiable, from the same images to the same shape. There is no default:
+            how close it is decides how strong the attacks are.
 
     Raises:
         InputError: in the forward pass, when `preprocess` gives no floating-point tensor, or
-            `stand_in` another shape or nothing that depends on `x`.
+            `approximation` another shape or nothing that depends on `x`.
 
     Cost:
-        `preprocess` once a pass; `stand_in` once a pass with gradients, and its backward.
+        `preprocess` once a pass; `approximation` once a pass with gradients, and its backward.
 
     Example:
         model = nn.Sequential(Bpda(lambda x: (4.0 * x).round() / 4.0, identity), network)
     """
 
     def __init__(
-        self, preprocess: Callable[[Tensor], Tensor], stand_in: Callable[[Tensor], Tensor]
+        self, preprocess: Callable[[Tensor], Tensor], approximation: Callable[[Tensor], Tensor]
     ) -> None:
         super().__init__()
-        self.preprocess, self.stand_in = preprocess, stand_in
+        self.preprocess, self.approximation = preprocess, approximation
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `preprocess` gives for `x`, with the gradient of `stand_in`."""
+        """What `preprocess` gives for `x`, with the gradient of `approximation`."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._value(x)
-        soft = self.stand_in(x)
+        soft = self.approximation(x)
         if not (isinstance(soft, Tensor) and soft.requires_grad):
             raise InputError(
-                "stand_in gives nothing that depends on its input: it must be a differentiable "
-                "function of the images, without detach() or torch.no_grad()"
+                "approximation gives nothing that depends on its input: it must be a "
+                "differentiable function of the images, without detach() or torch.no_grad()"
             )
         out: Tensor = _Replaced.apply(soft, x, self)  # type: ignore[no-untyped-call]
         return out
@@ -73,15 +73,15 @@ class Bpda(nn.Module):
 
 
 class _Replaced(torch.autograd.Function):
-    """Forward what the preprocessing gives, backward as if it had been the stand-in's output."""
+    """Forward what the preprocessing gives, backward that of the approximation."""
 
     @staticmethod
     def forward(context: object, soft: Tensor, x: Tensor, bpda: Bpda) -> Tensor:
         value = bpda._value(x)
         if value.shape != soft.shape:
             raise InputError(
-                f"stand_in gives shape {tuple(soft.shape)}, preprocess {tuple(value.shape)}: they "
-                "must be the same, since the gradient of one is used for the other"
+                f"approximation gives shape {tuple(soft.shape)}, preprocess {tuple(value.shape)}: "
+                "they must be the same, since the gradient of one is used for the other"
             )
         return value
 

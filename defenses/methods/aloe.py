@@ -161,6 +161,7 @@ class Oe(Defense):
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
     ) -> Objective:
+        """One train-mode forward, of [x; o]."""
         del crafted
         n = len(batch.x)
         logits = networks[ROBUST](torch.cat([batch.x, _outliers(batch)]))
@@ -194,6 +195,7 @@ class Acet(Defense):
         return self.outliers
 
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
+        """The outliers (M, C, H, W), the second half of them crafted to be confident."""
         o = _outliers(batch)
         half = len(o) // 2
         # No image is of class -1, so all count as misclassified: the best is that of the loss.
@@ -208,6 +210,7 @@ class Acet(Defense):
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
     ) -> Objective:
+        """One train-mode forward, of x and the outliers together."""
         n = len(batch.x)
         logits = networks[ROBUST](torch.cat([batch.x, crafted["outliers_adv"]]))
         return _mixed(batch, logits[:n], logits[n:], self.weight)

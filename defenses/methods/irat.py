@@ -71,6 +71,7 @@ class Irat(Defense):
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
     ) -> Objective:
+        """One train-mode forward, of x'."""
         logits_adv = networks[ROBUST](crafted["x_adv"])
         losses = batch.label_losses(logits_adv)
         kappa = crafted["kappa"].to(losses.dtype)

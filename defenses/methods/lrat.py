@@ -144,6 +144,7 @@ class Lrat(Defense):
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
     ) -> Objective:
+        """Train-mode forwards of the image and its variants, weighted within each pair."""
         variants = [crafted[f"x_adv_{name}"] for name in self.attacks]
         weighted = batch.epoch >= self.begin_epoch
         images = [*variants, batch.x] if weighted else variants

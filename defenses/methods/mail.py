@@ -70,6 +70,7 @@ class MailAt(Defense):
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
     ) -> Objective:
+        """One train-mode forward, of x'."""
         logits_adv = networks[ROBUST](crafted["x_adv"])
         losses = batch.label_losses(logits_adv)
         weights = _weights(self, batch, logits_adv)

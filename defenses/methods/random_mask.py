@@ -24,6 +24,7 @@ class RandomMaskTraining(Defense):
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
     ) -> Objective:
+        """One train-mode forward, of x."""
         del crafted
         network = networks[ROBUST]
         if not any(name.rpartition(".")[2] == "mask" for name, _ in network.named_buffers()):

@@ -34,6 +34,7 @@ class UserNetwork(nn.Module):
         self.classes: int | None = None  # K, once known
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W), checked in shape, type and device."""
         with user_code(f"model {self.name} fails on images of shape {tuple(x.shape)}"):
             logits: object = self.network(x)
         found = check_logits(logits, x, name=f"model {self.name}", classes=self.classes)

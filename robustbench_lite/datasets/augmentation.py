@@ -43,23 +43,8 @@ def pad_crop_flip(
         InputError: images that are not uint8 (B, C, H, W), a padding below 0 or, reflected, not
             below the image's sides, or another mode.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise InputError(
-            f"images are {images.dtype} {tuple(images.shape)}; pad_crop_flip takes uint8 "
-            "(B, C, H, W)"
-        )
-    if padding < 0:
-        raise InputError(f"padding={padding} is negative; allowed: 0 or more pixels")
-    if padding_mode not in get_args(PaddingMode):
-        raise InputError(
-            f"padding_mode={padding_mode!r}; allowed: {', '.join(get_args(PaddingMode))}"
-        )
+    _check_crop(images, padding, padding_mode)
     batch, channels, height, width = images.shape
-    if padding_mode == "reflect" and padding >= min(height, width):
-        raise InputError(
-            f"padding={padding} is too much to reflect images of {height}x{width}; allowed: below "
-            f"{min(height, width)}"
-        )
     device = images.device
 
     def draw(high: int) -> Tensor:
@@ -80,6 +65,26 @@ def pad_crop_flip(
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
+
+
+def _check_crop(images: Tensor, padding: int, padding_mode: str) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise InputError(
+            f"images are {images.dtype} {tuple(images.shape)}; pad_crop_flip takes uint8 "
+            "(B, C, H, W)"
+        )
+    if padding < 0:
+        raise InputError(f"padding={padding} is negative; allowed: 0 or more pixels")
+    if padding_mode not in get_args(PaddingMode):
+        raise InputError(
+            f"padding_mode={padding_mode!r}; allowed: {', '.join(get_args(PaddingMode))}"
+        )
+    height, width = images.shape[2:]
+    if padding_mode == "reflect" and padding >= min(height, width):
+        raise InputError(
+            f"padding={padding} is too much to reflect images of {height}x{width}; allowed: below "
+            f"{min(height, width)}"
+        )
 
 
 def _reflected(places: Tensor, size: int) -> Tensor:

@@ -146,6 +146,21 @@ def evaluate_detection(
             for name, images in outliers.items()
         }
     return {
+        **_identity(source, data, n, settings),
+        "outliers": {
+            name: {"n": len(images), "hash": _hash(images), **sets[name]}
+            for name, images in outliers.items()
+        },
+        "average": {kind: _average([row[kind] for row in sets.values()]) for kind in _KINDS},
+        **_circumstances(settings, device),
+    }
+
+
+def _identity(
+    source: LoadedModel, data: Split, n: int, settings: DetectionSettings
+) -> dict[str, object]:
+    """What was measured: the keys that fix the numbers."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "kind": "detection",
         "model": {"name": source.name, "kind": source.kind, "hash": source.hash},
@@ -160,11 +175,12 @@ def evaluate_detection(
         "attack": settings.attack(),
         "seed": settings.seed,
         "intervals": {"level": 0.95, "method": "stratified bootstrap, percentile", "draws": DRAWS},
-        "outliers": {
-            name: {"n": len(images), "hash": _hash(images), **sets[name]}
-            for name, images in outliers.items()
-        },
-        "average": {kind: _average([row[kind] for row in sets.values()]) for kind in _KINDS},
+    }
+
+
+def _circumstances(settings: DetectionSettings, device: torch.device) -> dict[str, object]:
+    """Where and with what it ran: this moves last bits only."""
+    return {
         "settings": {
             "batch_size": settings.batch_size,
             "threads": settings.threads,

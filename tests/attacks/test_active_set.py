@@ -1,4 +1,4 @@
-"""The active set: who holds a slot, who leaves, who is rejected, and that it changes no outcome."""
+"""The active set: who is in it, who leaves, who is rejected, and that it changes no outcome."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_lite.attacks.autoattack.active_set import attack_in_slots, majority, run_slots
+from robustbench_lite.attacks.autoattack.active_set import (
+    attack_active_set,
+    majority,
+    run_active_set,
+)
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.core.errors import InputError
 
@@ -71,15 +75,15 @@ def always(x_adv, y):
     return torch.ones_like(y, dtype=torch.bool)
 
 
-def outcome(search, ids, slots, confirm=always):
-    found = run_slots(search, rows_of(ids), slots=slots, confirm=confirm)
+def outcome(search, ids, capacity, confirm=always):
+    found = run_active_set(search, rows_of(ids), capacity=capacity, confirm=confirm)
     return found.x_adv - rows_of(ids)["x"], found.broken
 
 
-@pytest.mark.parametrize("slots", [1, 3, 7, 40, 100])
-def test_the_number_of_slots_changes_no_outcome(slots):
+@pytest.mark.parametrize("capacity", [1, 3, 7, 40, 100])
+def test_the_capacity_changes_no_outcome(capacity):
     ids = torch.arange(40)
-    delta, broken = outcome(toy(runs=2), ids, slots)
+    delta, broken = outcome(toy(runs=2), ids, capacity)
     expected = toy().claims_at <= BUDGET
     assert torch.equal(broken, expected)
     assert torch.allclose(delta[:, 0, 0, 0], 0.001 * toy().claims_at * expected)
@@ -96,11 +100,11 @@ def test_order_and_shards_change_no_outcome():
     assert torch.equal(torch.cat([half[1] for half in halves]), broken)
 
 
-def test_a_freed_slot_takes_the_next_waiting_example():
+def test_a_freed_place_takes_the_next_waiting_example():
     search = Countdown(torch.tensor([1, 1, 99, 99, 1, 99]), torch.zeros(6, dtype=torch.int64))
     outcome(search, torch.arange(6), 2)
     assert search.begun == [(i, 0) for i in range(6)]
-    assert search.sizes[:3] == [2, 2, 2]  # 0 and 1 leave after a step, 2 and 3 take their slots
+    assert search.sizes[:3] == [2, 2, 2]  # 0 and 1 leave after a step, 2 and 3 take their capacity
     assert max(search.sizes) == 2
 
 
@@ -121,7 +125,7 @@ def test_runs_follow_each_other_until_one_succeeds():
 def test_a_claim_that_is_not_confirmed_is_withdrawn_and_the_row_goes_on():
     search = Countdown(torch.tensor([2, 2]), torch.zeros(2, dtype=torch.int64), runs=2)
     only_second = lambda x_adv, y: x_adv[:, 0, 0, 0] > 0.005  # noqa: E731
-    found = run_slots(search, rows_of([0, 1]), slots=2, confirm=only_second)
+    found = run_active_set(search, rows_of([0, 1]), capacity=2, confirm=only_second)
     assert found.broken.tolist() == [False, True]
     assert search.rejected == [0]
     assert (0, 1) in search.begun  # its next run
@@ -130,7 +134,9 @@ def test_a_claim_that_is_not_confirmed_is_withdrawn_and_the_row_goes_on():
 
 def test_a_denied_row_is_looked_at_again_after_one_step():
     search = Countdown(torch.tensor([3]), torch.zeros(1, dtype=torch.int64))
-    run_slots(search, rows_of([0]), slots=1, confirm=lambda x_adv, y: torch.zeros_like(y) > 0)
+    run_active_set(
+        search, rows_of([0]), capacity=1, confirm=lambda x_adv, y: torch.zeros_like(y) > 0
+    )
     assert search.steps == [1, 2, 1, 2, 4]  # it claimed, and was rejected, at the third step
 
 
@@ -160,7 +166,7 @@ def test_examples_that_are_wrong_when_clean_are_left_alone():
     x = torch.tensor([0.1, 0.9, 0.2]).view(3, 1, 1, 1)
     search = Countdown(torch.ones(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
     y = torch.zeros(3, dtype=torch.int64)
-    out = attack_in_slots(search, Fixed(), x, y, ids=torch.arange(3), slots=8)
+    out = attack_active_set(search, Fixed(), x, y, ids=torch.arange(3), capacity=8)
     assert [i for i, _ in search.begun] == [0, 2]
     assert torch.equal(out, x)  # the toy's candidates are not misclassified: nothing is confirmed
     assert search.rejected == [0, 2]
@@ -177,7 +183,7 @@ def test_parameters_are_frozen_meanwhile_and_put_back():
     model = Fixed()
     x, y = torch.full((2, 1, 1, 1), 0.1), torch.zeros(2, dtype=torch.int64)
     search = Watch(torch.ones(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
-    attack_in_slots(search, model, x, y, ids=torch.arange(2), slots=2)
+    attack_active_set(search, model, x, y, ids=torch.arange(2), capacity=2)
     assert not any(seen)
     assert model.scale.requires_grad
 

@@ -1,4 +1,4 @@
-"""BPDA: the true value forward, the stand-in's gradient backward, and every attack through it."""
+"""BPDA: the true value forward, another gradient backward, and every attack through it."""
 
 import copy
 import io
@@ -64,13 +64,13 @@ def x():
 
 
 @pytest.mark.parametrize(
-    ("preprocess", "stand_in"),
+    ("preprocess", "approximation"),
     [(quantise, identity), (thermometer, soft_thermometer), (jpeg, identity), (identity, quantise)],
 )
 def test_forward_is_the_preprocessing_bit_for_bit_with_and_without_gradients(
-    x, preprocess, stand_in
+    x, preprocess, approximation
 ):
-    layer = Bpda(preprocess, stand_in)
+    layer = Bpda(preprocess, approximation)
     expected = preprocess(x)
     assert torch.equal(layer(x), expected)
     with_graph = layer(x.clone().requires_grad_(True))
@@ -82,8 +82,8 @@ def test_forward_is_the_preprocessing_bit_for_bit_with_and_without_gradients(
     assert torch.equal(out, expected)
 
 
-def test_backward_is_the_stand_ins_gradient_at_x_times_the_rest_at_the_true_value(x):
-    # f(z) = z^3 after g = quantise with stand-in s(x) = x^2: the gradient is 3 g(x)^2 * 2 x.
+def test_backward_is_the_approximations_gradient_at_x_times_the_rest_at_the_true_value(x):
+    # f(z) = z^3 after g = quantise with approximation s(x) = x^2: the gradient is 3 g(x)^2 * 2 x.
     x = x.double()
     found = gradient(lambda x: Bpda(quantise, torch.square)(x) ** 3, x)
     torch.testing.assert_close(found, 3 * quantise(x) ** 2 * 2 * x)
@@ -102,12 +102,12 @@ def test_gradient_agrees_with_finite_differences_where_both_functions_are_one(x)
 
 
 @pytest.mark.parametrize(
-    ("preprocess", "stand_in"), [(quantise, identity), (thermometer, soft_thermometer)]
+    ("preprocess", "approximation"), [(quantise, identity), (thermometer, soft_thermometer)]
 )
-def test_an_examples_gradient_does_not_depend_on_its_batch(x, preprocess, stand_in):
+def test_an_examples_gradient_does_not_depend_on_its_batch(x, preprocess, approximation):
     torch.manual_seed(0)
     channels = preprocess(x).shape[1]
-    model = nn.Sequential(Bpda(preprocess, stand_in), nn.Conv2d(channels, 3, 3)).double()
+    model = nn.Sequential(Bpda(preprocess, approximation), nn.Conv2d(channels, 3, 3)).double()
     together = gradient(lambda x: model(x).square(), x.double())
     for row in range(len(x)):
         alone = gradient(lambda x: model(x).square(), x[row : row + 1].double())
@@ -115,11 +115,11 @@ def test_an_examples_gradient_does_not_depend_on_its_batch(x, preprocess, stand_
     assert together.abs().max() > 0
 
 
-def test_the_stand_in_runs_only_where_a_gradient_is_asked_for(x):
+def test_the_approximation_runs_only_where_a_gradient_is_asked_for(x):
     calls = []
 
     def counted(x):
-        calls.append("stand-in")
+        calls.append("approximation")
         return x
 
     layer = Bpda(quantise, counted)
@@ -128,7 +128,7 @@ def test_the_stand_in_runs_only_where_a_gradient_is_asked_for(x):
         layer(x.clone().requires_grad_(True))
     assert calls == []
     gradient(layer, x)
-    assert calls == ["stand-in"]
+    assert calls == ["approximation"]
 
 
 def test_the_preprocessing_runs_once_a_pass(x):
@@ -154,8 +154,8 @@ def test_half_precision_images_get_half_precision_gradients(x, preprocess):
 
 
 def test_it_repeats_and_copies_and_shares_no_state_between_calls(x):
-    stand_in = nn.Conv2d(1, 1, 3, padding=1, bias=False)
-    layer = Bpda(quantise, stand_in)
+    approximation = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    layer = Bpda(quantise, approximation)
     first, second = gradient(layer, x), gradient(layer, x)
     assert torch.equal(first, second)
     # Two passes before any backward: each backward belongs to its own pass.
@@ -166,7 +166,7 @@ def test_it_repeats_and_copies_and_shares_no_state_between_calls(x):
     torch.testing.assert_close(torch.autograd.grad(outs[1].sum(), b)[0], 2 * b.detach())
     twin = copy.deepcopy(layer)
     with torch.no_grad():
-        stand_in.weight.zero_()
+        approximation.weight.zero_()
     assert torch.equal(gradient(twin, x), first)
     assert (gradient(layer, x) == 0).all()
 
@@ -174,14 +174,14 @@ def test_it_repeats_and_copies_and_shares_no_state_between_calls(x):
 def test_modules_inside_are_submodules_and_functions_leave_no_trace():
     norm = nn.BatchNorm2d(1)
     model = nn.Sequential(Bpda(norm, nn.Conv2d(1, 1, 1)), nn.Flatten(), nn.Linear(24, 2))
-    assert set(model.state_dict()) > {"0.preprocess.running_mean", "0.stand_in.weight"}
+    assert set(model.state_dict()) > {"0.preprocess.running_mean", "0.approximation.weight"}
     model.eval()
     assert not norm.training
     other = copy.deepcopy(model)
     with torch.no_grad():
-        other[0].stand_in.weight.add_(1.0)
+        other[0].approximation.weight.add_(1.0)
     other.load_state_dict(model.state_dict())
-    assert torch.equal(other[0].stand_in.weight, model[0].stand_in.weight)
+    assert torch.equal(other[0].approximation.weight, model[0].approximation.weight)
     assert Bpda(quantise, identity).state_dict() == {}
 
 
@@ -192,19 +192,19 @@ def test_layers_that_work_in_place_may_follow_it(x):
 
 
 @pytest.mark.parametrize(
-    ("preprocess", "stand_in", "message"),
+    ("preprocess", "approximation", "message"),
     [
-        (thermometer, identity, r"stand_in gives shape (5, 1, 6, 4), preprocess (5, 3, 6, 4)"),
+        (thermometer, identity, r"approximation gives shape (5, 1, 6, 4), preprocess (5, 3, 6, 4)"),
         (lambda x: (255 * x).byte(), identity, "preprocess gives torch.uint8"),
         (lambda x: x.numpy(), identity, "preprocess gives ndarray"),
-        (quantise, torch.ones_like, "stand_in gives nothing that depends on its input"),
-        (quantise, lambda x: x.detach(), "stand_in gives nothing that depends on its input"),
-        (quantise, lambda x: x.detach().numpy(), "stand_in gives nothing that depends"),
+        (quantise, torch.ones_like, "approximation gives nothing that depends on its input"),
+        (quantise, lambda x: x.detach(), "approximation gives nothing that depends on its input"),
+        (quantise, lambda x: x.detach().numpy(), "approximation gives nothing that depends"),
     ],
 )
-def test_what_does_not_fit_is_named(x, preprocess, stand_in, message):
+def test_what_does_not_fit_is_named(x, preprocess, approximation, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        Bpda(preprocess, stand_in)(x.clone().requires_grad_(True))
+        Bpda(preprocess, approximation)(x.clone().requires_grad_(True))
 
 
 def test_a_preprocessing_that_gives_no_numbers_is_named_without_gradients_too(x):
@@ -212,8 +212,8 @@ def test_a_preprocessing_that_gives_no_numbers_is_named_without_gradients_too(x)
         Bpda(lambda x: (255 * x).byte(), identity)(x)
 
 
-def test_there_is_no_default_stand_in():
-    with pytest.raises(TypeError, match="stand_in"):
+def test_there_is_no_default_approximation():
+    with pytest.raises(TypeError, match="approximation"):
         Bpda(quantise)
 
 
@@ -309,7 +309,7 @@ def test_the_documented_example_shows_what_it_says(example, capsys):
     assert exposed < masked - 30
 
 
-def test_the_documented_thermometer_code_is_attacked_through_its_stand_in(x):
+def test_the_documented_thermometer_code_is_attacked_through_its_approximation(x):
     names = {}
     exec(blocks("python")[1], names)
     out = names["encode"](x)

@@ -277,7 +277,7 @@ def test_l2_and_l1_norms_of_large_images_hold_for_the_verifier():
 
 @pytest.mark.parametrize("targets", [None, 2])
 @pytest.mark.parametrize("norm", NORMS)
-def test_slots_order_and_shards_change_nothing(norm, targets):
+def test_capacity_order_and_shards_change_nothing(norm, targets):
     # Float64: in float32 another batch shape rounds otherwise, and a path amplifies that.
     net, x, y = plain_net(dtype=torch.float64)
     x = torch.cat([x, x.flip(3)])[:11]

@@ -5,7 +5,7 @@ import torch
 from conftest import as_function
 from torch import nn
 
-from robustbench_lite.attacks.autoattack.active_set import attack_in_slots
+from robustbench_lite.attacks.autoattack.active_set import attack_active_set
 from robustbench_lite.attacks.autoattack.apgd import ApgdCe, ApgdDlr
 from robustbench_lite.attacks.autoattack.ensemble import AutoAttack
 from robustbench_lite.attacks.autoattack.square import Square
@@ -175,7 +175,7 @@ def test_success_is_more_than_half_of_the_passes_for_searches_as_for_the_judge(
     x, y = torch.full((3, 1, 2, 2), 0.48), torch.zeros(3, dtype=torch.long)
     network = WrongInSomePasses(clean=0, moved=wrong, of=passes)
     search = ClaimsAtOnce()
-    out = attack_in_slots(search, network, x, y, ids=torch.arange(3), slots=3, passes=passes)
+    out = attack_active_set(search, network, x, y, ids=torch.arange(3), capacity=3, passes=passes)
     assert torch.equal(out, x + 0.05 if success else x)
     assert search.rejected == ([] if success else [0, 1, 2])
     assert network.calls == 2 * passes
@@ -188,7 +188,7 @@ def test_the_majority_of_the_passes_says_who_is_right_when_clean(clean, attacked
     x, y = torch.full((2, 1, 2, 2), 0.4), torch.zeros(2, dtype=torch.long)
     network = WrongInSomePasses(clean=clean, moved=5, of=5)
     search = ClaimsAtOnce()
-    attack_in_slots(search, network, x, y, ids=torch.arange(2), slots=2, passes=5)
+    attack_active_set(search, network, x, y, ids=torch.arange(2), capacity=2, passes=5)
     assert search.begun == ([0, 1] if attacked else [])
 
 

@@ -11,7 +11,7 @@ from device_waits import syncs
 from scipy import stats
 from torch import nn
 
-from robustbench_lite.attacks.autoattack import active_set as slots
+from robustbench_lite.attacks.autoattack import active_set
 from robustbench_lite.attacks.autoattack import square as square_module
 from robustbench_lite.attacks.autoattack import square_queries as square_moves
 from robustbench_lite.attacks.autoattack.square import Square, SquareSearch
@@ -331,8 +331,8 @@ def test_outcome_does_not_depend_on_batch_order_or_shard(norm):
     together = run(model, x, y, **place)
     assert 3 <= broken(model, together, y).sum() <= 9
     ids = torch.arange(len(x))
-    for slots_ in (1, 3, 6):
-        assert torch.equal(run(model, x, y, **place | {"batch_size": slots_}), together)
+    for capacity in (1, 3, 6):
+        assert torch.equal(run(model, x, y, **place | {"batch_size": capacity}), together)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
     shuffled = run(model, x[order], y[order], ids=ids[order], **place | {"batch_size": 5})
     assert torch.equal(shuffled, together[order])
@@ -352,7 +352,7 @@ def test_outcome_does_not_depend_on_how_often_the_driver_looks(monkeypatch, norm
 
     monkeypatch.setattr(square_module, "SquareSearch", Denying)
     for period in (1, 3, 32):
-        monkeypatch.setattr(slots, "_LONGEST_PERIOD", period)
+        monkeypatch.setattr(active_set, "_LONGEST_PERIOD", period)
         outs.append(run(model, x, y, restarts=2, **place))
     assert all(torch.equal(out, outs[0]) for out in outs)
     assert sum(rejected) > 4  # the search network is another one: claims were withdrawn

@@ -158,6 +158,7 @@ class _Session(requests.Session):
         self.max_redirects = _REDIRECTS
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where a response redirects to; refused unless by https."""
         target = super().get_redirect_target(resp)
         if target is None:
             return None
