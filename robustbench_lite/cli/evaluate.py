@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     with workers.first_alone("preparing"):  # one download, and one line about what is wrong
         device = workers.device(choose_device(arguments.device))
         source, data, protocol, settings = _prepared(arguments, progress=workers.first)
-    images = chosen_images(arguments, data)
+        images = chosen_images(arguments, data)
     if arguments.plan:
         if workers.count > 1:
             raise InputError("--plan measures one process: leave --workers or torchrun out")

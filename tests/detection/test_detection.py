@@ -476,6 +476,23 @@ def test_rbl_detect_prints_a_table_and_writes_everything_behind_it(
     assert json.loads(Path("mine.json").read_text())["outliers"] == stored["outliers"]
 
 
+def test_n_limits_the_outliers_of_a_source_too(checkpoint, tmp_path, monkeypatch):
+    """A folder gives all it has, here six images, and with `--n 4` four of them."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Path("others").mkdir()
+    for shade in range(6):
+        Image.new("L", (8, 8), 40 * shade).save(f"others/{shade}.png")
+    found = []
+    for limit in ([], ["--n", "4"]):
+        call = ["detect", str(checkpoint), "--outliers", "folder:others", "--steps", "0"]
+        assert main([*call, "--eps", "0", *limit, "--threads", "1", "--out", "r.json"]) == 0
+        stored = json.loads(Path("r.json").read_text())
+        found.append((stored["examples"]["count"], stored["outliers"]["folder:others"]["n"]))
+    assert found == [(364, 6), (4, 4)]
+
+
 def test_results_of_other_terms_never_share_a_file(checkpoint):
     result, _ = detect(checkpoint, n=4, steps=0)
     names = {default_file(result)}

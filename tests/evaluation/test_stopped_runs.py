@@ -65,7 +65,7 @@ def test_commands_that_do_several_things_stop_too(tmp_path, command):
 
 
 def stopped_workers(checkpoint, folder, **stop):
-    """Exit code and stderr of two workers, the first of which stops something.
+    """Exit code and stderr of two workers, the first of which stops something; `stop` is of `rbl`.
 
     The other holds its first part back until the first is gone: else it might do all of them.
     """
@@ -87,15 +87,16 @@ def stopped_workers(checkpoint, folder, **stop):
 )
 def test_a_stop_of_the_whole_group_is_one_line(checkpoint, tmp_path, name, at):
     """As a terminal's Ctrl-C: to the command and to its workers."""
-    command = ["evaluate", checkpoint, *EVALUATE, "r", "--workers", "2"]
-    stopped = rbl(command, tmp_path, at=at, by=name, rank="0", who="group")
+    stopped = stopped_workers(checkpoint, tmp_path, at=at, by=name, who="group")
     assert stopped == (code_of(name), f"{SAYS[name]}; {RESUME}\n")
     assert left_in(tmp_path) == []
 
 
 def test_a_stop_of_the_command_stops_its_workers(checkpoint, whole, tmp_path):
     command = ["evaluate", checkpoint, *EVALUATE, "r", "--workers", "2"]
-    stopped = rbl(command, tmp_path, at="replace .parquet 2", by="SIGTERM", rank="0", who="parent")
+    stopped = stopped_workers(
+        checkpoint, tmp_path, at="replace .parquet 2", by="SIGTERM", who="parent"
+    )
     assert stopped == (143, f"{SAYS['SIGTERM']}; {RESUME}\n")
     assert left_in(tmp_path) == []
     assert rbl(command, tmp_path) == (0, "")

@@ -5,18 +5,20 @@ from fractions import Fraction
 
 import pytest
 import torch
+from torch import nn
 
+from robustbench_lite.attacks.threat_model import ThreatModel
 from robustbench_lite.cli import main
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.selftest import run as run_module
-from robustbench_lite.selftest.case import compared
+from robustbench_lite.selftest.case import compared, known_case
 from robustbench_lite.selftest.cases import short_cases, staircase_case, unlikely_case
 from robustbench_lite.selftest.engines import APGD_ONLY, ENGINE, ONE_TARGET, broken_by
 from robustbench_lite.selftest.published import present, published_cases
 from robustbench_lite.selftest.run import CRIPPLED, Row
 from robustbench_lite.selftest.table import as_json, line, summary
 
-CPU = torch.device("cpu")
+CPU, LINF = torch.device("cpu"), ThreatModel("Linf", Fraction(1, 10))
 ROW = Row("a", 200, 152, 153, 153, True, False, "proof", 1.0)
 CLOSED = [name for name in short_cases(0) if "digits" not in name]
 
@@ -60,6 +62,22 @@ def test_the_right_number_of_the_wrong_images_is_a_failure():
     case = short_cases(0)["linear, 2 classes, Linf"]()
     assert compared(case, case.breakable) == (case.upper, True)
     assert compared(case, case.unbreakable) == (case.upper, False)
+
+
+@pytest.mark.parametrize("known", ["unbreakable", "breakable"])
+def test_one_wrong_image_is_a_failure_where_only_bounds_of_the_number_are_known(known):
+    """The other images are not known, so the number alone would pass."""
+    none = torch.zeros(4, dtype=torch.bool)
+    one = torch.tensor([True, False, False, False])
+    facts = {"unbreakable": none, "breakable": none} | {known: one}
+    case = known_case(
+        "a", nn.Identity(), (torch.zeros(4), torch.zeros(4)), LINF, proof="made", **facts
+    )
+    right, wrong = (~one, one) if known == "unbreakable" else (one, ~one)
+    assert case.lower <= 1 <= case.upper
+    assert case.lower <= 3 <= case.upper
+    assert compared(case, right)[1]
+    assert not compared(case, wrong)[1]
 
 
 def test_a_crippled_engine_is_run_on_a_case_that_exists():
