@@ -186,6 +186,31 @@ FLAGS = (
         "for small sets",
     ),
     Flag(
+        "test_time_optimisation",
+        0.0,
+        1,
+        "derivatives that the network computes during a forward pass, and parameters and buffers "
+        "that a forward pass writes (but for batch norm's running statistics)",
+        "the network optimises its input or itself at test time: gradient attacks see only a part "
+        "of what it does, or attack another network at each pass",
+        "rbl transfer from the same network without the optimisation, and an attack made for this "
+        "network",
+        "Croce et al. 2021, arXiv:2010.09670, Sec. 2 (no optimisation loop at inference); "
+        "pyautoattack, checks.py, check_dynamic; other networks have none",
+    ),
+    Flag(
+        "answers_depend_on_history",
+        0.002,
+        2,
+        "share of examples on which the network, once it was asked other images, answers otherwise "
+        "than a copy that has seen nothing else: other logits on the image or on neighbours in the "
+        "ball, or another verdict on an attack's image (the larger share)",
+        "the network remembers what it was asked, so an attack's queries change the verdict on it",
+        "keep no state between forward passes, then evaluate again",
+        "design of robustbench_lite; a network without state gives the same bits. Two examples: "
+        "one alone may lie on a tie",
+    ),
+    Flag(
         "outside_ball",
         0.01,
         1,
@@ -202,6 +227,7 @@ AFTER_ATTACKS = ("transfer_beats_white_box", "black_box_beats_white_box", "outsi
 MEASURED = tuple(flag.name for flag in FLAGS if flag.name not in AFTER_ATTACKS)
 
 RANDOMISED = "randomised"
+HISTORY = "answers_depend_on_history"
 BLACK_BOX_FLAG = "black_box_beats_white_box"
 AUTOATTACK = "autoattack"  # the one attack of ours whose last stage may be a black box
 # Attacks that use no gradient, by registered name.

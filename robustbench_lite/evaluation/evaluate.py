@@ -31,6 +31,7 @@ from robustbench_lite.core.random_numbers import fold_seed, seeded
 from robustbench_lite.core.storage import put_aside, read_sealed_json, write_sealed_json
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evidence import compress
+from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks, confirmed
 from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import read_measured
 from robustbench_lite.evaluation.ledger import (
@@ -115,7 +116,7 @@ def evaluate(
             What was finished stays.
 
     Cost:
-        For each correct example the attacks' own passes, plus one forward per attack.
+        For each correct example the attacks' own passes, plus two forwards per attack.
     """
     n = len(data) if n is None else n
     workers = workers.next_round()
@@ -162,6 +163,7 @@ class _Evaluation:
     ) -> None:
         self.ledger, self.protocol, self.seed, self.workers = ledger, protocol, seed, workers
         self.model, self.device = source.model.to(device).eval(), device
+        self.fresh = FreshNetworks(self.model)
         self.search: SearchNetwork | None = None  # chosen once there is something to do
         self.data = data.subset(torch.arange(n)).to(device)
         settings = ledger.header.settings
@@ -236,6 +238,7 @@ class _Evaluation:
                 seed=self.seed,
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
+                fresh=self.fresh,
             )
         terms = {"terms": self.ledger.terms}
         write_sealed_json(self.ledger.checks_path, {**terms, **measured.as_dict()})
@@ -289,7 +292,7 @@ class _Evaluation:
                 network=searched,
                 on_stage=on_stage,
             )
-        verdict = self._verify(x, x_adv, y)
+        verdict, changed = self._confirmed(x, x_adv, y)
         # An attack starts from correct examples: their clean prediction is the label.
         clean_predictions = y if spec else verdict.prediction
         stage[~verdict.broken.cpu().numpy()] = ""
@@ -299,7 +302,8 @@ class _Evaluation:
         )
         rows = part_rows(name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage)
         evidence = self._evidence(x, x_adv, y, verdict) if spec else None
-        self.ledger.write_part(name, chunk, rows, evidence)
+        differing = None if changed is None else ids[changed.cpu()].tolist()
+        self.ledger.write_part(name, chunk, rows, evidence, changed=differing)
         return verdict.broken
 
     def _evidence(
@@ -321,9 +325,20 @@ class _Evaluation:
             passes=self.protocol.passes,
         )
 
-    def _verify(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
+    def _confirmed(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Verdict, Tensor | None]:
+        """The verdict of the network and of one that has seen nothing else, from the same draws;
+        and where they differ, bool (N,), None where there is no other."""
+        draws = int(torch.randint(2**62, ()))  # from the part's own generator
+        verdicts = []
+        for network in (self.model, self.fresh.one()):
+            if network is not None:
+                with seeded(draws):
+                    verdicts.append(self._verify(network, x, x_adv, y))
+        return confirmed(*verdicts) if len(verdicts) == 2 else (verdicts[0], None)
+
+    def _verify(self, network: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
         return verify(
-            self.model,
+            network,
             x,
             x_adv,
             y,

@@ -13,10 +13,12 @@ import pandas
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from test_every_defense import on_digits
 from torch import nn
 
 from robustbench_lite.attacks.autoattack.ensemble import stages
+from robustbench_lite.attacks.first_order.bpda import Bpda
 from robustbench_lite.attacks.first_order.pgd import pgd
 from robustbench_lite.attacks.protocol import load_protocol, protocol_files
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
@@ -164,6 +166,58 @@ def shattered(base, x):
     return base(x + 0.03 * torch.sin(100 * x))
 
 
+def purified(base, x):
+    """Four detached steps towards the prediction: gradients see the plain network alone."""
+    with torch.enable_grad():
+        z, y = x.detach(), base(x).argmax(dim=1)
+        for _ in range(4):
+            z = z.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(base(z), y, reduction="sum"), z)
+            z = z - 0.02 * gradient.sign()
+    return base(x + (z - x).detach())
+
+
+def purified_by_backward(base, x):
+    with torch.enable_grad():
+        z = x.detach().clone().requires_grad_(True)
+        base(z).logsumexp(dim=1).sum().backward()
+    return base(x + 0.01 * z.grad)
+
+
+def purified_by_func(base, x):
+    gradient = torch.func.grad(lambda z: base(z).logsumexp(dim=1).sum())(x.detach())
+    return base(x + 0.01 * gradient)
+
+
+def directional(base, x):
+    return base(x) + 0.01 * torch.func.jvp(base, (x.detach(),), (torch.ones_like(x),))[1].detach()
+
+
+class Counting(nn.Module):
+    """Counts its passes, and computes the same function each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += 1
+        return x
+
+
+class WritesWeights(nn.Module):
+    """Overwrites a weight with itself, as a step of size 0 would."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.copy_(self.weight.clone())
+        return x * self.weight
+
+
 def no_finite_derivative_at_0(base, x):
     return base(x) + 0.0 * x.sqrt().flatten(1).sum(dim=1, keepdim=True)
 
@@ -186,6 +240,12 @@ TRIPPED = {
         ),
         {"batch_dependent", "bn_train_mode"},
     ),
+    "an optimisation loop in forward": (around(purified), {"test_time_optimisation"}),
+    "Tensor.backward in forward": (around(purified_by_backward), {"test_time_optimisation"}),
+    "torch.func.grad in forward": (around(purified_by_func), {"test_time_optimisation"}),
+    "torch.func.jvp in forward": (around(directional), {"test_time_optimisation"}),
+    "a buffer that counts": (with_layer(Counting()), {"test_time_optimisation"}),
+    "a parameter that is written": (with_layer(WritesWeights()), {"test_time_optimisation"}),
     "running statistics that move": (with_layer(Updating()), {"bn_train_mode"}),
     "dropout left on": (around(lambda base, x: base(F.dropout(x, 0.1, True))), {"randomised"}),
     "noise at test time": (
@@ -230,6 +290,10 @@ HONEST = {
     "instance norm": with_layer(nn.InstanceNorm2d(1)),
     "log-probabilities": around(lambda base, x: base(x).log_softmax(dim=1)),
     "logits / 10": around(lambda base, x: base(x) / 10),
+    "recomputed activations": around(
+        lambda base, x: torch.utils.checkpoint.checkpoint(base, x, use_reentrant=False)
+    ),
+    "BPDA": lambda base: nn.Sequential(Bpda(nn.Identity(), nn.Identity()), base),
     "half precision": around(lambda base, x: base(x).half()),
 }
 
@@ -263,7 +327,7 @@ def test_masked_networks_are_seen_in_every_norm_and_honest_ones_pass(
 
 def test_every_flag_is_tripped_by_some_test():
     tripped = set().union(*(names for _, names in TRIPPED.values()))
-    assert tripped == set(MEASURED)
+    assert tripped | {"answers_depend_on_history"} == set(MEASURED)  # that one in test_history.py
     assert {flag.name for flag in FLAGS} == {*MEASURED, *AFTER_ATTACKS}
     assert len(BY_NAME) == len(FLAGS)
 
@@ -500,7 +564,8 @@ def test_the_checks_cost_what_they_say(base, digits):
     n, attacked = 100, 64
     counter = PassCounter(base)
     measure(counter, digits, n)
-    assert counter.forwards == 3 * n + 159 * attacked + 4  # 4 noise images are watched
+    # 4 noise images are watched; 64 are asked about history, of the network 3 times.
+    assert counter.forwards == 3 * n + 159 * attacked + 4 + 3 * 64
     assert counter.backwards == 2 * n + 140 * attacked
 
 

@@ -134,7 +134,7 @@ def test_a_flag_whose_check_is_not_known_still_counts(tmp_path: Path) -> None:
 def test_results_of_the_first_versions_have_bare_checks_and_are_reported(tmp_path: Path) -> None:
     bare = {"batch_dependent": 1e-7, "randomised": 0.0, "outside_ball": 0}
     result = load_result(store(tmp_path, simple("a", 30, checks=bare)))
-    assert (result.status, result.reasons) == ("reported", ("no check of 12 flags stored",))
+    assert (result.status, result.reasons) == ("reported", ("no check of 14 flags stored",))
 
 
 @pytest.mark.parametrize(

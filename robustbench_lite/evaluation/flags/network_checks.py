@@ -20,14 +20,17 @@ from robustbench_lite.evaluation.flags.attack_checks import (
     huge_eps,
     loss_scale,
 )
+from robustbench_lite.evaluation.flags.forward_watch import DerivativeWatch, StateWatch
+from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks
+from robustbench_lite.evaluation.flags.history_checks import history_check
 from robustbench_lite.evaluation.flags.input_trace import Trace, normalisations
+from robustbench_lite.evaluation.flags.logit_gaps import logit_gaps
 from robustbench_lite.evaluation.flags.thresholds import FLAGS, Check, NetworkChecks
 
 ATTACKED = 64  # correct examples that the checks by PGD look at
 _THRESHOLDS = {flag.name: flag.threshold for flag in FLAGS}
 _TINY = 1e-12  # AutoAttack adds this to a gradient's norm before it divides by it
 _TRACED = 4  # images of the watched pass
-_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def measure_flags(
@@ -39,6 +42,7 @@ def measure_flags(
     seed: int,
     batch_size: int,
     passes: int,
+    fresh: FreshNetworks | None = None,
 ) -> NetworkChecks:
     """Everything about a network that needs no attack of the protocol.
 
@@ -53,15 +57,17 @@ def measure_flags(
         seed: of every random draw.
         batch_size: rows per forward pass.
         passes: forward passes of the verifier; above 1 the majority says what PGD broke.
+        fresh: copies of the network before its first pass; taken here where None is given.
 
     Raises:
         InputError: when a logit is NaN or infinite.
 
     Cost:
         Per example 3 forwards (of a randomised network 9) and 2 backwards; for each of the 64, 159
-        forwards and 140 backwards.
+        forwards and 140 backwards; for each of the first 64, 6 forwards.
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    fresh = fresh or FreshNetworks(model)
+    state = StateWatch(model)
     with attacked(model), plain_numerics():
         trace = _watch(model, x, seed=seed)
         seen = _look(model, x, y, batch_size=batch_size)
@@ -81,8 +87,14 @@ def measure_flags(
             "loss_scale": loss_scale(examples, seen.margins[first], threat),
             "huge_eps": huge_eps(examples, threat),
         }
-    in_train_mode = trace.batch_statistics + _restore_statistics(model, buffers)
-    checks["bn_train_mode"] = Check(float(in_train_mode), len(x))
+        # Last, when the network has seen the images and attacks on them.
+        checks["answers_depend_on_history"] = history_check(
+            model, fresh, x, threat=threat, seed=seed, batch_size=batch_size
+        )
+    running, others = state.changed()
+    state.restore()
+    checks["bn_train_mode"] = Check(float(trace.batch_statistics + running), len(x))
+    checks["test_time_optimisation"] = Check(float(seen.derivatives + others), len(x))
     return NetworkChecks(checks, len(first), tuple(first[crafted].tolist()))
 
 
@@ -90,7 +102,8 @@ def measure_flags(
 class _Seen:
     """Per example: logits of three passes (N, K), float64; margins and gradients (N,).
 
-    `again` is a pass without gradients; `apart` is one beside other images, in other batches.
+    `again` is a pass without gradients; `apart` is one beside other images, in other batches;
+    `derivatives` is how many the network computed during the latter.
     """
 
     logits: Tensor
@@ -99,6 +112,7 @@ class _Seen:
     margins: Tensor
     zero: Tensor
     finite: Tensor
+    derivatives: int
 
 
 def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
@@ -109,7 +123,8 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
     )
     with torch.no_grad():
         again = torch.cat([model(x[rows]).double() for rows in batches])
-        apart = _beside_others(model, x, batch_size=min(batch_size, len(x)))
+        with _uncompiled(), DerivativeWatch() as watch:
+            apart = _beside_others(model, x, batch_size=min(batch_size, len(x)))
     for each in (logits, again, apart):
         if not bool(torch.isfinite(each).all()):
             bad = int((~torch.isfinite(each)).any(dim=1).nonzero()[0])
@@ -117,7 +132,7 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
                 f"the network gives NaN or infinite logits on {len(x)} images, first on number "
                 f"{bad}: no verdict is possible"
             )
-    return _Seen(logits, again, apart, margins, zero, finite)
+    return _Seen(logits, again, apart, margins, zero, finite, watch.count)
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,16 +184,7 @@ def _with_the_same_draws(model: nn.Module, x: Tensor, *, batch_size: int, seed: 
 
 
 def _apart(logits: Tensor, others: Tensor) -> float:
-    """The largest difference of an image's logits, both (N, K), relative to their size.
-
-    Without what all classes share: a constant added to the logits would hide any difference. Of
-    each image by its own size: a few huge logits would hide the rest. A thousandth of the logits as
-    they are is what float32 leaves to see of them.
-    """
-    level, other = (each - each.mean(dim=1, keepdim=True) for each in (logits, others))
-    size = torch.maximum(level.abs().amax(dim=1), 1e-3 * logits.abs().amax(dim=1))
-    gaps = (level - other).abs().amax(dim=1) / size.clamp_min(1e-30)
-    return gaps.max().item()
+    return logit_gaps(logits, others).max().item()
 
 
 def _logit_checks(seen: _Seen) -> dict[str, Check]:
@@ -210,14 +216,3 @@ def _uncompiled() -> AbstractContextManager[object]:
     """
     set_stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if set_stance is None else set_stance("force_eager")
-
-
-def _restore_statistics(model: nn.Module, before: dict[str, Tensor]) -> int:
-    """Put all buffers back; how many running statistics of batch norms had changed."""
-    changed = 0
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if name in before and not torch.equal(buffer, before[name]):
-                changed += name.rpartition(".")[2] in _RUNNING
-                buffer.copy_(before[name])
-    return changed
