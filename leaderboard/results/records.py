@@ -161,6 +161,8 @@ class Result:
         examples_hash: SHA-256 of the `examples.parquet` written with it, 64 digits; empty when not
             stored.
         file_hash: of the file's bytes.
+        answered: flags that rose and that another result, or this one, has answered, with how; only
+            where results are read together (see `follow_ups`).
     """
 
     name: str
@@ -187,6 +189,7 @@ class Result:
     checks: Mapping[str, object]
     examples_hash: str
     file_hash: str
+    answered: tuple[str, ...] = ()
 
     @property
     def robust_bits(self) -> bytes | None:

@@ -229,6 +229,8 @@ MEASURED = tuple(flag.name for flag in FLAGS if flag.name not in AFTER_ATTACKS)
 RANDOMISED = "randomised"
 HISTORY = "answers_depend_on_history"
 BLACK_BOX_FLAG = "black_box_beats_white_box"
+LOSS_SCALE = "loss_scale"
+HUGE_EPS = "huge_eps"
 AUTOATTACK = "autoattack"  # the one attack of ours whose last stage may be a black box
 # Attacks that use no gradient, by registered name.
 BLACK_BOX = frozenset(
@@ -247,6 +249,17 @@ BLACK_BOX = frozenset(
 WHITE_BOX = frozenset(
     {"fgsm", "pgd", "pgd_int", "cw_l2", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t"}
 )
+
+# By flag: the versions of AutoAttack one of which a result must hold to answer it. The other flags
+# are answered by another network alone. `randomised` does not rise under `rand`.
+AUTOATTACKS = frozenset({AUTOATTACK, "reference:autoattack"})
+FOLLOW_UPS = {
+    RANDOMISED: ("rand",),
+    LOSS_SCALE: ("standard", "plus"),
+    HUGE_EPS: ("standard", "plus"),
+    "transfer_beats_white_box": ("standard", "plus"),
+    BLACK_BOX_FLAG: ("plus",),
+}
 
 
 def may_raise(flag: Flag, *, passes: int) -> bool:

@@ -31,7 +31,7 @@ from robustbench_lite.core.random_numbers import fold_seed, seeded
 from robustbench_lite.core.storage import put_aside, read_sealed_json, write_sealed_json
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evidence import compress
-from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks, confirmed
+from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks, judged_twice
 from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import read_measured
 from robustbench_lite.evaluation.ledger import (
@@ -292,7 +292,9 @@ class _Evaluation:
                 network=searched,
                 on_stage=on_stage,
             )
-        verdict, changed = self._confirmed(x, x_adv, y)
+        verdict, changed = judged_twice(
+            self.model, self.fresh, lambda network: self._verify(network, x, x_adv, y)
+        )
         # An attack starts from correct examples: their clean prediction is the label.
         clean_predictions = y if spec else verdict.prediction
         stage[~verdict.broken.cpu().numpy()] = ""
@@ -324,17 +326,6 @@ class _Evaluation:
             batch_size=self.batch_size,
             passes=self.protocol.passes,
         )
-
-    def _confirmed(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Verdict, Tensor | None]:
-        """The verdict of the network and of one that has seen nothing else, from the same draws;
-        and where they differ, bool (N,), None where there is no other."""
-        draws = int(torch.randint(2**62, ()))  # from the part's own generator
-        verdicts = []
-        for network in (self.model, self.fresh.one()):
-            if network is not None:
-                with seeded(draws):
-                    verdicts.append(self._verify(network, x, x_adv, y))
-        return confirmed(*verdicts) if len(verdicts) == 2 else (verdicts[0], None)
 
     def _verify(self, network: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
         return verify(

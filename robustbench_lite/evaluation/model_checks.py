@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.checkpoints.model_source import check_model_contract
-from robustbench_lite.checkpoints.user_network import NetworkError
 from robustbench_lite.core.describe_diff import first_line
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.numerics import is_out_of_memory
 from robustbench_lite.core.random_numbers import seeded
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.flags.forward_watch import StateWatch
@@ -62,7 +62,9 @@ def _check_not_frozen(model: nn.Module, x: Tensor) -> None:
             with attacked(model) if frozen else nullcontext(), seeded(0):
                 try:
                     passes.append(model(x.clone()))
-                except NetworkError:
+                except Exception as error:  # of a user's network: any
+                    if is_out_of_memory(error):
+                        raise
                     passes.append(None)
             state.restore()
     first, again, frozen_pass = passes

@@ -110,3 +110,11 @@ def test_sizes_beyond_memory_or_examples_drop_out(error):
     x = torch.rand(5, 1, 4, 4)
     assert list(make_plan(Small(), protocol, x, n=900, num_classes=5).speeds) == [50, 100]
     assert list(make_plan(Small(), protocol, x, n=60, num_classes=5).speeds) == [50, 60]
+
+
+def test_the_verdicts_of_two_networks_are_counted():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    protocol = load_protocol("linf_quick", eps="0.1")
+    plan = make_plan(network, protocol, torch.rand(2, 1, 8, 8), n=2, num_classes=10)
+    assert plan.costs["verdicts"].forwards == 2 * (len(protocol.attacks) + 1)
+    assert "verdicts" in render_plan(plan)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_lite.core.messages import described
 from robustbench_lite.core.numerics import is_out_of_memory
+from robustbench_lite.core.random_numbers import seeded
 from robustbench_lite.verifier import Verdict
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,33 @@ class FreshNetworks:
         return None if self._pristine is None else _copied(self._pristine)
 
 
+def judged_twice(
+    model: nn.Module, fresh: FreshNetworks, judge: Callable[[nn.Module], Verdict]
+) -> tuple[Verdict, Tensor | None]:
+    """The verdict of a network and of one that has seen nothing else, with the same draws.
+
+    Args:
+        model: the network that the attack ran on.
+        fresh: of the same network before its first pass.
+        judge: the verifier on the images to judge.
+
+    Returns:
+        What both say (see `confirmed`), and where they differ, bool (N,); None for the latter where
+        there is no fresh network.
+
+    Cost:
+        Twice that of `judge`.
+    """
+    draws = int(torch.randint(2**62, ()))  # from the caller's generator: a function of the part
+    with seeded(draws):
+        used = judge(model)
+    other = fresh.one()
+    if other is None:
+        return used, None
+    with seeded(draws):
+        return confirmed(used, judge(other))
+
+
 def _copied(model: nn.Module) -> nn.Module | None:
     try:
         return copy.deepcopy(model)
@@ -42,7 +71,7 @@ def _copied(model: nn.Module) -> nn.Module | None:
         return None
 
 
-def confirmed(used: Verdict, fresh: Verdict) -> tuple[Verdict, torch.Tensor]:
+def confirmed(used: Verdict, fresh: Verdict) -> tuple[Verdict, Tensor]:
     """The verdict of two networks, and where they differ.
 
     An example is robust only if both call it so: the network that the attack ran on, and one that
