@@ -35,8 +35,8 @@ class Plan:
     """The price of an evaluation if no attack breaks anything.
 
     Args:
-        costs: passes per example by attack, in the protocol's order, and of the verdicts; None where
-            nobody can know.
+        costs: passes per example by attack, in the protocol's order, and of the verdicts; None
+            where nobody can know.
         speeds: by batch size; those that do not fit into memory are not there.
         n: examples.
     """
