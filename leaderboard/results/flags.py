@@ -61,7 +61,8 @@ def read_flags(
     """The flags that the stored checks raise, which have to be those that the file names.
 
     A check that the file does not hold can raise nothing; a stored flag without its check is kept,
-    for it only speaks against the result.
+    for it only speaks against the result. A flag that only the threshold of an older version raised
+    is dropped: the rules of today decide.
 
     Args:
         stored: its flags.
@@ -84,14 +85,24 @@ def read_flags(
             flag = RaisedFlag(rule.name, check.value, rule.threshold, rule.meaning, rule.follow_up)
             _check_named(named.pop(rule.name, None), flag)
             raised.append(flag)
-    for name in named:
-        if name in checks:
+    for name in list(named):
+        if name in checks and _of_older_rule(named[name], checks[name]):
+            del named[name]
+        elif name in checks:
             raise ResultError(
                 f"'flags' names {name}, but its check, which is {checks[name].value:.4g}, "
                 "does not raise it; evaluate again"
             )
     missing = tuple(name for name in _NAMES if name not in checks)
     return (*raised, *named.values()), missing
+
+
+def _of_older_rule(flag: RaisedFlag, check: StoredCheck) -> bool:
+    """Whether a flag has its check's value, and the threshold of an earlier version."""
+    (rule,) = (rule for rule in FLAGS if rule.name == flag.name)
+    if flag.value is None or flag.threshold not in rule.older_thresholds:
+        return False
+    return abs(flag.value - check.value) <= TOLERANCE
 
 
 def _check_named(stored: RaisedFlag | None, flag: RaisedFlag) -> None:

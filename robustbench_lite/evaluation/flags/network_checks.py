@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.contract import Cost
 from robustbench_lite.attacks.losses import cross_entropy, margin
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import ThreatModel
@@ -22,6 +24,7 @@ from robustbench_lite.evaluation.flags.attack_checks import (
 )
 from robustbench_lite.evaluation.flags.forward_watch import DerivativeWatch, StateWatch
 from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks
+from robustbench_lite.evaluation.flags.gradient_agreement import gradient_disagrees, moves
 from robustbench_lite.evaluation.flags.history_checks import history_check
 from robustbench_lite.evaluation.flags.input_trace import Trace, normalisations
 from robustbench_lite.evaluation.flags.logit_gaps import logit_gaps
@@ -63,8 +66,8 @@ def measure_flags(
         InputError: when a logit is NaN or infinite.
 
     Cost:
-        Per example 3 forwards (of a randomised network 9) and 2 backwards; for each of the 64, 159
-        forwards and 140 backwards; for each of the first 64, 6 forwards.
+        `flags_cost`; and of a randomised network 6 forwards more per example, 9 where a gradient
+        is zero, and up to 231 and 7 backwards for each of the 64 where gradients disagree.
     """
     fresh = fresh or FreshNetworks(model)
     state = StateWatch(model)
@@ -75,15 +78,17 @@ def measure_flags(
         examples = Attacked(model, x[first], y[first], first, seed, batch_size, passes)
         crafted = broken_by_copies(examples, threat)
         logits = _logit_checks(seen)
-        if logits["randomised"].value > _THRESHOLDS["randomised"]:
+        randomised = logits["randomised"].value > _THRESHOLDS["randomised"]
+        if randomised:
             logits["batch_dependent"] = _with_the_same_draws(
                 model, x, batch_size=batch_size, seed=seed
             )
         checks = {
             **logits,
-            "zero_gradients": Check(seen.zero.double().mean().item(), len(x)),
+            "zero_gradients": _zero_gradients(model, x, y, seen, threat, seed, batch_size),
             "nan_gradients": Check((~seen.finite).double().mean().item(), len(x)),
             "double_normalisation": Check(float(normalisations(trace.states, x)), len(x)),
+            "gradient_disagrees": gradient_disagrees(examples, threat, randomised=randomised),
             "loss_scale": loss_scale(examples, seen.margins[first], threat),
             "huge_eps": huge_eps(examples, threat),
         }
@@ -96,6 +101,16 @@ def measure_flags(
     checks["bn_train_mode"] = Check(float(trace.batch_statistics + running), len(x))
     checks["test_time_optimisation"] = Check(float(seen.derivatives + others), len(x))
     return NetworkChecks(checks, len(first), tuple(first[crafted].tolist()))
+
+
+def flags_cost(n: int) -> Cost:
+    """Mean passes per example of `measure_flags` on n examples that an honest network has right.
+
+    3 forwards and 2 backwards; for each of the first 64, 198 and 141 more: 33 and 1 of
+    `gradient_disagrees`, 159 and 140 of PGD, 6 forwards of `answers_depend_on_history`.
+    """
+    share = min(ATTACKED, n) / n
+    return Cost(math.ceil(3 + 198 * share), math.ceil(2 + 141 * share))
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,26 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
                 f"{bad}: no verdict is possible"
             )
     return _Seen(logits, again, apart, margins, zero, finite, watch.count)
+
+
+def _zero_gradients(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    seen: _Seen,
+    threat: ThreatModel,
+    seed: int,
+    batch_size: int,
+) -> Check:
+    """Share of examples that are right, without a gradient, and whose logits change in the ball.
+
+    A network that is flat in the whole ball, as certified ones may be, has no other gradient there.
+    """
+    suspects = (seen.zero & (seen.logits.argmax(dim=1) == y)).nonzero().flatten()
+    counted = 0
+    for rows in torch.split(suspects, batch_size) if len(suspects) else ():
+        counted += int(moves(model, x[rows], rows, threat, seed=seed).sum())
+    return Check(counted / len(x), len(x))
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
