@@ -102,7 +102,9 @@ class ProtocolInfo:
 
     @property
     def engine_text(self) -> str:
-        """Whose attacks ran, and which version of them."""
+        """Whose code ran, and which version of it: `ours 1`, `torchattacks 3.3.0`."""
+        if " " in self.engine_version:  # it names the packages itself
+            return self.engine_version
         return f"{self.engine} {self.engine_version}".strip()
 
 

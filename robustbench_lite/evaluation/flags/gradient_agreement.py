@@ -29,9 +29,9 @@ def gradient_disagrees(examples: Attacked, threat: ThreatModel, *, randomised: b
     At a random point c of the ball, with t the runner-up there, m(x) = z_t(x) - z_y(x) and g its
     gradient at c by autograd: over 16 random sign directions v, the correlation of <g, v> with
     (m(c + h v) - m(c - h v)) / 2h. Both have mean 0 over all v, so none is subtracted. The
-    runner-up stays fixed, which leaves no kink where classes change places; c is pulled
-    inside the box by h, so that c + h v and c - h v are images. Steps h are tried until one agrees, since a gradient
-    that predicts the network's changes at any of these sizes is one to follow.
+    runner-up stays fixed, which leaves no kink where classes change places; c is pulled inside the
+    box by h, so that c + h v and c - h v are images. Steps h are tried until one agrees: a gradient
+    that predicts the network's changes at one of these sizes is one to follow.
 
     A network with `Bpda` layers that disagrees as it is, is asked again with the stand-ins in the
     place of what they stand for: a declared step is no flaw, anything else that disagrees is.
