@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -95,8 +97,8 @@ def _best_step(examples: Attacked, threat: ThreatModel) -> Check:
 def _correlations(examples: Attacked, rows: Tensor, threat: ThreatModel, step: float) -> Tensor:
     """Of each example, float64 (B,); NaN without a gradient, or where the logits are not finite."""
     x, y, ids = examples.x[rows], examples.y[rows], examples.ids[rows]
-    draws = {"ids": ids, "seed": examples.seed, "stream": _STREAM}
-    noise = 2.0 * uniform(x.shape, **draws, restart=0, step=0) - 1.0
+    draws = uniform(x.shape, ids=ids, seed=examples.seed, stream=_STREAM, restart=0, step=0)
+    noise = 2.0 * draws - 1.0
     centre = (x + _per_pixel(threat, x) * noise).clamp(step, 1.0 - step).requires_grad_(True)
     with torch.enable_grad():
         logits = _logits(examples, centre)
@@ -124,7 +126,8 @@ def _correlations(examples: Attacked, rows: Tensor, threat: ThreatModel, step: f
 def _unit(values: Tensor) -> Tensor:
     """Columns (K, B) of length 1; those of zeros stay."""
     scaled = values / values.abs().amax(dim=0).clamp_min(1e-300)
-    return scaled / scaled.norm(dim=0).clamp_min(1e-300)
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=0)
+    return scaled / length.clamp_min(1e-300)
 
 
 def _signs(x: Tensor, ids: Tensor, seed: int, *, step: int) -> Tensor:
@@ -137,8 +140,8 @@ def _signs(x: Tensor, ids: Tensor, seed: int, *, step: int) -> Tensor:
 
 def _per_pixel(threat: ThreatModel, x: Tensor) -> float:
     """The radius in each pixel when all pixels have the same share of it."""
-    d, eps = x.shape[1:].numel(), float(threat.eps)
-    return {"Linf": eps, "L2": eps / d**0.5, "L1": eps / d}[threat.norm]
+    d, eps = math.prod(x.shape[1:]), float(threat.eps)
+    return {"Linf": eps, "L2": eps / math.sqrt(d), "L1": eps / d}[threat.norm]
 
 
 def _logits(examples: Attacked, x: Tensor) -> Tensor:
