@@ -163,7 +163,8 @@ class _Evaluation:
     ) -> None:
         self.ledger, self.protocol, self.seed, self.workers = ledger, protocol, seed, workers
         self.model, self.device = source.model.to(device).eval(), device
-        self.fresh = FreshNetworks(self.model)
+        with passes_of(self.model, "checks before the first attack"):
+            self.fresh = FreshNetworks(self.model)
         self.search: SearchNetwork | None = None  # chosen once there is something to do
         self.data = data.subset(torch.arange(n)).to(device)
         settings = ledger.header.settings
