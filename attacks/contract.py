@@ -98,6 +98,9 @@ class Attack(ABC):
     batches_itself: ClassVar[bool] = False
     """Whether a call takes all images; otherwise it gets at most `batch_size` of them."""
 
+    package: ClassVar[str] = ""
+    """The distribution whose code attacks (`torchattacks`); empty where it is this package's."""
+
     def __post_init__(self) -> None:
         for name, hint in _parameters(type(self)).items():
             value = structured(hint, getattr(self, name), "", where=name)

@@ -6,7 +6,7 @@ Imports no torch; reading a protocol does, since its attacks check their paramet
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -138,7 +138,8 @@ class Protocol:
         version: raised by any change that can move a number.
         threat: norm and eps.
         engine: whose AutoAttack it runs: `"ours"`, or `"reference"` for the authors' code.
-        engine_version: of our attacks, or the authors' package and its version.
+        engine_version: whose code runs: the version of our attacks; or the packages of others with
+            their versions, `ours` among them where both do.
         passes: forward passes of the verifier; above 1 success is a majority (randomised models).
         attacks: in order.
         summary: one line.
@@ -235,6 +236,7 @@ def load_protocol(
     )
     for spec in protocol.attacks:
         spec.check(threat)
+    protocol = replace(protocol, engine_version=_whose_code(protocol.attacks))
     return _with_engine(protocol, file.engine if engine is None else engine)
 
 
@@ -250,8 +252,18 @@ def _with_engine(protocol: Protocol, engine: str) -> Protocol:
             "engine to run: leave --engine out"
         )
     attacks = tuple(spec.by_authors or spec for spec in protocol.attacks)
-    origin = f"pyautoattack {version('pyautoattack')}"
-    return replace(protocol, engine=engine, engine_version=origin, attacks=attacks)
+    theirs = filter(None, (spec.by_authors for spec in protocol.attacks))
+    return replace(protocol, engine=engine, engine_version=_whose_code(theirs), attacks=attacks)
+
+
+def _whose_code(attacks: Iterable[AttackSpec]) -> str:
+    """The packages whose code runs, as the attacks state them, in order of appearance."""
+    packages = list(dict.fromkeys(spec.contract.package for spec in attacks))
+    if packages == [""]:
+        return OUR_ENGINE
+    return ", ".join(
+        f"{name} {version(name)}" if name else f"ours {OUR_ENGINE}" for name in packages
+    )
 
 
 def _read(path: Path) -> tuple[_File, list[dict[str, Any]]]:

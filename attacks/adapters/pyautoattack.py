@@ -32,6 +32,7 @@ class ReferenceAutoAttack(Attack):
     """
 
     batches_itself = True
+    package = "pyautoattack"
 
     version: Version
 

@@ -36,6 +36,8 @@ class Torchattacks(Attack):
         params: its constructor's arguments apart from `eps`.
     """
 
+    package = "torchattacks"
+
     name: str
     params: Mapping[str, object]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +51,12 @@ class Bpda(nn.Module):
     ) -> None:
         super().__init__()
         self.preprocess, self.approximation = preprocess, approximation
+        self._by_approximation = False
 
     def forward(self, x: Tensor) -> Tensor:
         """What `preprocess` gives for `x`, with the gradient of `approximation`."""
+        if self._by_approximation:
+            return self.approximation(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._value(x)
         soft = self.approximation(x)
@@ -70,6 +74,23 @@ class Bpda(nn.Module):
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"preprocess gives {kind}: it must give a floating-point tensor")
         return value
+
+
+@contextmanager
+def through_approximations(model: nn.Module) -> Iterator[int]:
+    """Every `Bpda` of a network gives its approximation's values inside the block, in all passes.
+
+    The network is then the function whose gradients it gives. The block is told how many `Bpda`
+    layers there are.
+    """
+    layers = [module for module in model.modules() if isinstance(module, Bpda)]
+    try:
+        for layer in layers:
+            layer._by_approximation = True
+        yield len(layers)
+    finally:
+        for layer in layers:
+            layer._by_approximation = False
 
 
 class _Replaced(torch.autograd.Function):

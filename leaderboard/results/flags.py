@@ -61,7 +61,8 @@ def read_flags(
     """The flags that the stored checks raise, which have to be those that the file names.
 
     A check that the file does not hold can raise nothing; a stored flag without its check is kept,
-    for it only speaks against the result.
+    for it only speaks against the result. A flag that only the threshold of an older version raised
+    is dropped: the rules of today decide.
 
     Args:
         stored: its flags.
@@ -84,14 +85,24 @@ def read_flags(
             flag = RaisedFlag(rule.name, check.value, rule.threshold, rule.meaning, rule.follow_up)
             _check_named(named.pop(rule.name, None), flag)
             raised.append(flag)
-    for name in named:
-        if name in checks:
+    for name in list(named):
+        if name in checks and _of_older_rule(named[name], checks[name]):
+            del named[name]
+        elif name in checks:
             raise ResultError(
                 f"'flags' names {name}, but its check, which is {checks[name].value:.4g}, "
                 "does not raise it; evaluate again"
             )
     missing = tuple(name for name in _NAMES if name not in checks)
     return (*raised, *named.values()), missing
+
+
+def _of_older_rule(flag: RaisedFlag, check: StoredCheck) -> bool:
+    """Whether a flag has its check's value, and the threshold of an earlier version."""
+    (rule,) = (rule for rule in FLAGS if rule.name == flag.name)
+    if flag.value is None or flag.threshold not in rule.older_thresholds:
+        return False
+    return abs(flag.value - check.value) <= TOLERANCE
 
 
 def _check_named(stored: RaisedFlag | None, flag: RaisedFlag) -> None:
@@ -134,6 +145,8 @@ def check_black_box(
     if bounds is None:
         return
     least, most = bounds
+    if not check.points and _gradients_after(protocol, attacks):
+        return  # older versions did not measure it there
     key, n = f"checks.{BLACK_BOX_FLAG}", attacks[protocol.attacks[0].name].accuracy.n
     if check.points != n:
         raise refusal(f"{key}.points", check.points, f"n_examples, which is {n}")
@@ -151,7 +164,7 @@ def _black_box_range(
     None where the protocol lacks one of the two kinds, or where too little is stored.
     """
     clean = int.from_bytes(outcomes.clean, "big")
-    white = black = both = 0  # `both`: broken by AutoAttack, whose last stage is a black box
+    white = black = both = 0  # `both`: broken by AutoAttack, one stage of which is a black box
     last: int | None = None  # examples that black boxes inside AutoAttack broke; None: no black box
     any_white = composite = False
     for spec in protocol.attacks:
@@ -164,13 +177,14 @@ def _black_box_range(
             if composite or not stages:
                 return None
             any_white = composite = True
-            if stages[-1][0] not in BLACK_BOX:
+            place = _black_box_stage(attacks[spec.name])
+            if place is None:
                 white |= broken
                 continue
             if stages[-1][1].correct != attacks[spec.name].accuracy.correct:
                 return None
-            before = stages[-2][1].correct if len(stages) > 1 else clean.bit_count()
-            both, last = broken, (last or 0) + before - stages[-1][1].correct
+            before = stages[place - 1][1].correct if place else clean.bit_count()
+            both, last = broken, (last or 0) + before - stages[place][1].correct
         elif spec.attack in WHITE_BOX:
             any_white = True
             white |= broken
@@ -181,3 +195,15 @@ def _black_box_range(
     certain = (black & ~white & ~both).bit_count()
     seen = (both & white).bit_count()
     return certain + max(0, last - seen), certain + min(last, both.bit_count() - seen)
+
+
+def _black_box_stage(attack: AttackResult) -> int | None:
+    """The place of the stage that uses no gradients; None without one."""
+    names = [name for name, _ in attack.stages]
+    return next((place for place, name in enumerate(names) if name in BLACK_BOX), None)
+
+
+def _gradients_after(protocol: ProtocolInfo, attacks: Mapping[str, AttackResult]) -> bool:
+    """Whether AutoAttack goes on with gradients after its black box, as version `plus`."""
+    composite = [attacks[one.name] for one in protocol.attacks if one.attack == AUTOATTACK]
+    return any(_black_box_stage(one) not in (None, len(one.stages) - 1) for one in composite)

@@ -158,7 +158,7 @@ def _result(file: str, stored: StoredResult, version: int, file_hash: str) -> Re
     checks = read_checks(stored.checks or {})
     check_black_box(checks, protocol, attacks, outcomes)
     flags, unchecked = read_flags(stored.flags, checks, passes=protocol.passes)
-    status = STORED_STATUS[version][bool(flags)]
+    status = STORED_STATUS[version][bool(stored.flags)]
     if stored.status != status:
         raise refusal("status", stored.status, f"'{status}', from the flags")
     submitted = is_submission(file, stored.model.kind)

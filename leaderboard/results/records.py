@@ -105,7 +105,9 @@ class ProtocolInfo:
 
     @property
     def engine_text(self) -> str:
-        """Whose attacks ran, and which version of them."""
+        """Whose code ran, and which version of it: `ours 1`, `torchattacks 3.3.0`."""
+        if " " in self.engine_version:  # it names the packages itself
+            return self.engine_version
         return f"{self.engine} {self.engine_version}".strip()
 
 
@@ -165,6 +167,8 @@ class Result:
         examples_hash: SHA-256 of the `examples.parquet` written with it, 64 digits; empty when not
             stored.
         file_hash: of the file's bytes.
+        answered: flags that rose and that another result, or this one, has answered, with how; only
+            where results are read together (see `follow_ups`).
     """
 
     name: str
@@ -191,6 +195,7 @@ class Result:
     checks: Mapping[str, object]
     examples_hash: str
     file_hash: str
+    answered: tuple[str, ...] = ()
 
     @property
     def robust_bits(self) -> bytes | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_lite.leaderboard.results.follow_ups import with_follow_ups
 from robustbench_lite.leaderboard.results.records import FLAGGED, REPORTED, VERIFIED, Result
 from robustbench_lite.leaderboard.statistics.accuracy import LEVEL, holm_rejects, mcnemar_p_values
 
@@ -67,8 +68,9 @@ def rank_results(results: Iterable[Result]) -> list[RankGroup]:
     protocol (id, content hash, attacks). Inside a group the best row leads a tie group. It is
     compared with every row below it by the exact McNemar test on the examples that withstand all
     attacks, Holm-corrected over these comparisons at 5%; the rows down to the first one it is
-    separated from share its rank, and that one leads the next tie group. Rows that may hold no
-    rank (see `Result.status`) come last.
+    separated from share its rank, and that one leads the next tie group. Flags that another result
+    of the same network has answered go, and open ones stay (see `with_follow_ups`). Rows that may
+    hold no rank (see `Result.status`) come last.
 
     Args:
         results: in any order.
@@ -77,7 +79,7 @@ def rank_results(results: Iterable[Result]) -> list[RankGroup]:
         Groups in a fixed order, whatever the order of `results`.
     """
     groups: dict[GroupKey, list[Result]] = defaultdict(list)
-    for (_, _, key), result in _without_duplicates(results).items():
+    for (_, _, key), result in _without_duplicates(with_follow_ups(results)).items():
         groups[key].append(result)
     return [RankGroup(key, _ranked(groups[key])) for key in sorted(groups)]
 

@@ -34,7 +34,8 @@ class Row(Struct, frozen=True, kw_only=True):
         worst_class: lowest robust accuracy of a class; `worst_class_label` says which. NaN and None
             where the result stores no labels.
         status: one of `records.STATUSES`.
-        flags: why there is no rank: the flags and what the file does not store, joined by commas.
+        flags: why there is no rank: the flags and what the file does not store, joined by commas;
+            then the flags that were answered, and by what.
             Of a published row: which numbers were not read at the source.
         extra_data: None when nobody said.
         cost: forward plus backward passes per example attacked.
@@ -197,7 +198,7 @@ def _measured_row(row: RankedResult, key: GroupKey, titles: Mapping[str, str]) -
         worst_class_label=label,
         engine=result.protocol.engine_text,
         status=result.status,
-        flags=", ".join(result.reasons),
+        flags=", ".join((*result.reasons, *result.answered)),
         extra_data=result.extra_data,
         cost=result.cost,
         seed=result.seed,

@@ -13,6 +13,7 @@ from robustbench_lite.attacks.contract import Cost
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.protocol import Protocol
 from robustbench_lite.core.numerics import is_out_of_memory
+from robustbench_lite.evaluation.flags.network_checks import flags_cost
 
 CANDIDATES = (50, 100, 250, 500)  # a chunk has 500 examples
 _LONGEST_PASS = 3.0  # seconds; larger batches of a slow network are not tried
@@ -35,7 +36,8 @@ class Plan:
     """The price of an evaluation if no attack breaks anything.
 
     Args:
-        costs: passes per example by attack, in the protocol's order; None where nobody can know.
+        costs: passes per example by attack, in the protocol's order, and of flags and verdicts;
+            None where nobody can know.
         speeds: by batch size; those that do not fit into memory are not there.
         n: examples.
     """
@@ -70,10 +72,13 @@ def make_plan(
     Cost:
         About four seconds, and two passes at each batch size at least.
     """
-    costs = {
+    costs: dict[str, Cost | None] = {
         spec.name: spec.contract.cost(protocol.threat.norm, num_classes, protocol.passes)
         for spec in protocol.attacks
     }
+    costs["flags"] = flags_cost(n)
+    # Every attack's images, and the clean ones, are judged by two networks.
+    costs["verdicts"] = Cost(2 * protocol.passes * (len(protocol.attacks) + 1), 0)
     sizes = sorted({min(size, n) for size in CANDIDATES})
     speeds: dict[int, Speed] = {}
     with attacked(network):
@@ -135,7 +140,7 @@ def render_plan(plan: Plan) -> str:
     lines.append(
         f"\nPasses per example that no attack breaks; seconds for {plan.n} such examples in "
         f"batches\nof {best}, from a short probe. Broken examples leave early, so an evaluation "
-        "takes less;\nflags and verdicts cost some passes more.\n"
+        "takes less.\n"
     )
     lines.append(f"{'batch size':<16}{'seconds':>12}")
     for size in plan.speeds:

@@ -32,6 +32,7 @@ from robustbench_lite.core.storage import put_aside, read_sealed_json, write_sea
 from robustbench_lite.datasets import Split
 from robustbench_lite.datasets.selection import Selection, first_images
 from robustbench_lite.evaluation.evidence import compress
+from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks, judged_twice
 from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import read_measured
 from robustbench_lite.evaluation.ledger import Ledger, fix_environment, open_ledger, part_rows
@@ -114,7 +115,7 @@ def evaluate(
             What was finished stays.
 
     Cost:
-        For each correct example the attacks' own passes, plus one forward per attack.
+        For each correct example the attacks' own passes, plus two forwards per attack.
     """
     workers = workers.next_round()
     with workers.first_alone("checking terms"):  # what is wrong for all is said once
@@ -157,6 +158,8 @@ class _Evaluation:
     ) -> None:
         self.ledger, self.protocol, self.seed, self.workers = ledger, protocol, seed, workers
         self.model, self.device = source.model.to(device).eval(), device
+        with passes_of(self.model, "checks before the first attack"):
+            self.fresh = FreshNetworks(self.model)
         self.search: SearchNetwork | None = None  # chosen once there is something to do
         self.ids = torch.tensor(images.ids, dtype=torch.int64)  # (N,) in the split, on the CPU
         self.data = data.subset(self.ids).to(device)
@@ -232,6 +235,7 @@ class _Evaluation:
                 seed=self.seed,
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
+                fresh=self.fresh,
             )
         # Measured by place; attacks and results speak of ids in the split.
         broken = tuple(self.ids[list(measured.crafted_broken)].tolist())
@@ -289,7 +293,9 @@ class _Evaluation:
                 network=searched,
                 on_stage=on_stage,
             )
-        verdict = self._verify(x, x_adv, y)
+        verdict, changed = judged_twice(
+            self.model, self.fresh, lambda network: self._verify(network, x, x_adv, y)
+        )
         # An attack starts from correct examples: their clean prediction is the label.
         clean_predictions = y if spec else verdict.prediction
         stage[~verdict.broken.cpu().numpy()] = ""
@@ -301,7 +307,8 @@ class _Evaluation:
             name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage
         )
         evidence = self._evidence(x, x_adv, y, verdict) if spec else None
-        self.ledger.write_part(name, chunk, table, evidence)
+        differing = None if changed is None else ids[changed.cpu()].tolist()
+        self.ledger.write_part(name, chunk, table, evidence, changed=differing)
         return verdict.broken
 
     def _evidence(
@@ -323,9 +330,9 @@ class _Evaluation:
             passes=self.protocol.passes,
         )
 
-    def _verify(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
+    def _verify(self, network: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
         return verify(
-            self.model,
+            network,
             x,
             x_adv,
             y,

@@ -184,8 +184,14 @@ class Ledger:
         chunk: int,
         rows: pandas.DataFrame,
         evidence: Mapping[str, torch.Tensor] | None,
+        *,
+        changed: list[int] | None = None,
     ) -> None:
-        """Store a finished part; its evidence, if any, goes to disk before the verdicts."""
+        """Store a finished part; its evidence, if any, goes to disk before the verdicts.
+
+        `changed` are the ids that a network which has seen nothing else judged differently; None
+        where none was asked.
+        """
         from safetensors.torch import save
 
         images = ""
@@ -195,6 +201,8 @@ class Ledger:
             images = hashlib.sha256(content).hexdigest()
             write_bytes(self.evidence_path(attack, chunk), content)
         facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": images}
+        if changed is not None:
+            facts["changed"] = json.dumps(changed)
         write_atomically(
             self.part_path(attack, chunk),
             lambda path: write_table(path, rows, COLUMNS, facts),
@@ -208,6 +216,12 @@ class Ledger:
             LedgerMismatchError: when it is a sound part of another evaluation.
         """
         return self._read(attack, chunk)[0]
+
+    def read_changed(self, attack: str, chunk: int) -> list[int] | None:
+        """Ids that a network which has seen nothing else judged differently, as of `write_part`;
+        None for parts of older versions, too."""
+        stored = self._read(attack, chunk)[1].get("changed")
+        return None if stored is None else [int(example) for example in json.loads(stored)]
 
     def read_evidence(self, attack: str, chunk: int) -> dict[str, torch.Tensor]:
         """The images that were kept of a part, by name; their checksum is the part's.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.flag_rules import HISTORY
 from robustbench_lite.core.integrity import file_sha256
 from robustbench_lite.core.storage import read_sealed_json, write_atomically, write_sealed_json
 from robustbench_lite.core.stored_table import write_table
+from robustbench_lite.evaluation.flags.history_checks import with_verdicts
 from robustbench_lite.evaluation.flags.outcome_checks import outcome_checks
 from robustbench_lite.evaluation.flags.thresholds import raised, read_measured
 from robustbench_lite.evaluation.ledger import COLUMNS, Header, Ledger
@@ -48,7 +50,7 @@ def write_results(ledger: Ledger, attacks: list[str], chunks: int) -> dict[str, 
         )
         for name in (CLEAN, *attacks)
     }
-    result = _summary(ledger, attacks, parts)
+    result = _summary(ledger, attacks, parts, _changed(ledger, attacks, chunks))
     rows, file = pandas.concat(parts.values(), ignore_index=True), ledger.folder / EXAMPLES_FILE
     write_atomically(file, lambda path: write_table(path, rows, COLUMNS, {}))
     result["examples_sha256"] = file_sha256(file)
@@ -113,8 +115,24 @@ def _outcomes(
     return outcomes
 
 
+def _changed(ledger: Ledger, attacks: list[str], chunks: int) -> set[int] | None:
+    """Examples whose verdict a fresh copy of the network did not confirm in some part; None where
+    a part has not asked one."""
+    found: set[int] = set()
+    for name in (CLEAN, *attacks):
+        for chunk in range(chunks):
+            changed = ledger.read_changed(name, chunk)
+            if changed is None:
+                return None
+            found |= set(changed)
+    return found
+
+
 def _summary(
-    ledger: Ledger, attacks: list[str], parts: dict[str, pandas.DataFrame]
+    ledger: Ledger,
+    attacks: list[str],
+    parts: dict[str, pandas.DataFrame],
+    changed: set[int] | None,
 ) -> dict[str, object]:
     from robustbench_lite.leaderboard.results.load import SCHEMA_VERSION
     from robustbench_lite.leaderboard.statistics.accuracy import (
@@ -140,6 +158,7 @@ def _summary(
     identity, about = dict(header.identity), dict(header.about)
     measured = read_measured(ledger.checks_path, terms=ledger.terms_of_checks)
     checks = {**measured.checks, **outcome_checks(identity["protocol"], parts, measured)}  # type: ignore[arg-type]
+    checks[HISTORY] = with_verdicts(checks[HISTORY], changed, len(union))
     flags = raised(checks, passes=identity["protocol"]["passes"])  # type: ignore[index]
     environment = dict(header.environment)
     return {

@@ -16,6 +16,7 @@ from robustbench_lite.core.drawn_ids import draw_ids
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evidence import decompress
+from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks, judged_twice
 from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import AFTER_ATTACKS, Check, raised
 from robustbench_lite.leaderboard.results.records import Result
@@ -23,7 +24,7 @@ from robustbench_lite.leaderboard.results.submitted import SUBMITTED
 from robustbench_lite.leaderboard.statistics.accuracy import outcome_array
 from robustbench_lite.submission.findings import Finding
 from robustbench_lite.submission.review import RunOptions
-from robustbench_lite.verifier import largest_norm, verify
+from robustbench_lite.verifier import Verdict, largest_norm, verify
 
 _TIE = 1e-4  # of the largest logit: below it, other hardware may round to the other side
 _SHOWN = 5
@@ -68,6 +69,7 @@ class Recheck:
     ) -> None:
         assert result.outcomes is not None
         self.model, self.protocol, self.result = model, protocol, result
+        self.fresh = FreshNetworks(model)
         n, device = result.n_examples, torch.device(place.device)
         part = data.subset(torch.arange(n)).to(device)
         self.x, self.y, self.classes = part.pixels(slice(None)), part.labels, data.num_classes
@@ -93,6 +95,7 @@ class Recheck:
             seed=self.result.seed,
             batch_size=self.batch_size,
             passes=passes,
+            fresh=self.fresh,
         )
         fix = "run `rbl submit run` again, and see docs/flags.md"
         reported = {flag.name for flag in self.result.flags} - {SUBMITTED.name}
@@ -170,17 +173,21 @@ class Recheck:
         return Finding("ok", f"{len(ids)} claimed-robust examples attacked again: all hold {odds}")
 
     def _broken(self, x_adv: Tensor, rows: slice | Tensor) -> Tensor:
-        """The verifier's verdict on images of some rows, on the CPU."""
-        checked = verify(
-            self.model,
-            self.x[rows],
-            x_adv,
-            self.y[rows],
-            threat=self.protocol.threat,
-            batch_size=self.batch_size,
-            passes=self.protocol.passes,
-        )
-        return checked.broken.cpu()
+        """The verifier's verdict on images of some rows, on the CPU: broken for the network that
+        was attacked, or for one that has seen nothing else."""
+
+        def judge(network: nn.Module) -> Verdict:
+            return verify(
+                network,
+                self.x[rows],
+                x_adv,
+                self.y[rows],
+                threat=self.protocol.threat,
+                batch_size=self.batch_size,
+                passes=self.protocol.passes,
+            )
+
+        return judged_twice(self.model, self.fresh, judge)[0].broken.cpu()
 
     def _compared(self, differs: Tensor, images: Tensor, what: str, n: int) -> Finding:
         """A finding on examples whose outcome differs here; a tie is no forgery."""

@@ -16,6 +16,7 @@ from robustbench_lite.core.numerics import deterministic, plain_numerics
 from robustbench_lite.core.provenance import current_versions
 from robustbench_lite.core.storage import write_json
 from robustbench_lite.datasets import Split, load_split
+from robustbench_lite.evaluation.model_checks import check_attackable
 from robustbench_lite.leaderboard import load_result
 from robustbench_lite.leaderboard.results.find import RESULT_FILE
 from robustbench_lite.leaderboard.results.records import Result
@@ -173,6 +174,7 @@ def inspect_network(
     numerics = deterministic(threads=threads, seed=result.seed)
     with numerics, plain_numerics(), passes_of(source.model, "verification"):
         recheck = Recheck(source.model, manifest.protocol, result, data, place)
+        check_attackable(source.model, data.to(place.device))
         findings += [recheck.clean(), *recheck.flags()]
         for spec in manifest.protocol.attacks:
             findings.append(recheck.evidence(spec.name, entry / EVIDENCE))

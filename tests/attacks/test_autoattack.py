@@ -1,6 +1,7 @@
 """The composite: the authors' stages and parameters, their verdicts, and no trace of the batch."""
 
 from dataclasses import asdict
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from robustbench_lite.attacks.adapters.pyautoattack import ReferenceAutoAttack
 from robustbench_lite.attacks.autoattack import ensemble as autoattack_module
 from robustbench_lite.attacks.autoattack.ensemble import AutoAttack as OurAutoAttack
 from robustbench_lite.attacks.autoattack.ensemble import stages
-from robustbench_lite.attacks.protocol import load_protocol
+from robustbench_lite.attacks.protocol import OUR_ENGINE, load_protocol
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.checkpoints.model_source import resolve_model
@@ -168,7 +169,11 @@ def test_a_protocol_runs_it_and_the_reference_engine_is_another_protocol():
     theirs = load_protocol("aa_standard", eps="0.1", engine="reference")
     assert (ours.id, theirs.id) == ("aa_standard@0.1.v1", "aa_standard@0.1.v1.reference")
     assert ours.hash != theirs.hash
-    assert theirs.engine_version.startswith("pyautoattack ")
+    assert theirs.engine_version == f"pyautoattack {version('pyautoattack')}"
+    assert (ours.engine, ours.engine_version) == ("ours", OUR_ENGINE)
+    torchattacks = load_protocol("aa_torchattacks10", eps="0.1")
+    assert torchattacks.id == "aa_torchattacks10@0.1.v1"
+    assert torchattacks.engine_version == f"torchattacks {version('torchattacks')}"
     verdicts = []
     for protocol in (ours, theirs):
         (spec,) = protocol.attacks

@@ -11,6 +11,7 @@ from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.evaluation.cost_plan import Plan, Speed, make_plan, render_plan
 from robustbench_lite.evaluation.evaluate import PassCounter
+from robustbench_lite.evaluation.flags.network_checks import flags_cost
 
 APGD = {"steps": 12, "rho": 0.75, "eot": 2, "restarts": 3, "staged_eps": False}
 FAB = {"steps": 4, "restarts": 2, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9}
@@ -110,3 +111,14 @@ def test_sizes_beyond_memory_or_examples_drop_out(error):
     x = torch.rand(5, 1, 4, 4)
     assert list(make_plan(Small(), protocol, x, n=900, num_classes=5).speeds) == [50, 100]
     assert list(make_plan(Small(), protocol, x, n=60, num_classes=5).speeds) == [50, 60]
+
+
+def test_the_verdicts_of_two_networks_are_counted():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    protocol = load_protocol("linf_quick", eps="0.1")
+    plan = make_plan(network, protocol, torch.rand(2, 1, 8, 8), n=2, num_classes=10)
+    # 3 + 2 for each, 198 + 141 for 64 of the examples; see docs/flags.md.
+    assert flags_cost(60) == Cost(201, 143)
+    assert plan.costs["flags"] == flags_cost(2)
+    assert plan.costs["verdicts"].forwards == 2 * (len(protocol.attacks) + 1)
+    assert "verdicts" in render_plan(plan)

@@ -130,8 +130,9 @@ def simple(name: str, robust: int, n: int = 40, **changes: Any) -> dict[str, Any
 
 CHECKS = (
     *("batch_dependent", "bn_train_mode", "randomised", "probabilities", "zero_gradients"),
-    *("nan_gradients", "loss_scale", "huge_eps", "double_normalisation"),
-    *("transfer_beats_white_box", "black_box_beats_white_box", "outside_ball"),
+    *("nan_gradients", "gradient_disagrees", "loss_scale", "huge_eps", "double_normalisation"),
+    *("transfer_beats_white_box", "black_box_beats_white_box", "test_time_optimisation"),
+    *("answers_depend_on_history", "outside_ball"),
 )
 
 

@@ -328,6 +328,15 @@ def test_the_hash_of_every_protocol_follows_from_what_is_stored(
     assert protocol_hash(stored) != plan.hash
 
 
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [("1", "ours 1"), ("torchattacks 3.3.0", "torchattacks 3.3.0"), ("", "ours")],
+)
+def test_the_engine_says_whose_code_ran(tmp_path: Path, version: str, shown: str) -> None:
+    data = simple("a", 30, protocol=protocol(["pgd20_ce"], engine_version=version))
+    assert load_result(store(tmp_path, data)).protocol.engine_text == shown
+
+
 def test_titles_are_free(tmp_path: Path) -> None:
     data = simple("a", 30)
     data["protocol"]["attacks"][0]["title"] = "PGD of twenty steps"

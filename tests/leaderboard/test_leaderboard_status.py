@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from robustbench_lite.core.flag_rules import FLAGS
 from robustbench_lite.leaderboard import ResultError, build_table, load_result, render
 from robustbench_lite.leaderboard.results.load import load_readable
 from robustbench_lite.leaderboard.results.submitted import ENTRY_FILE, VERIFICATION_FILE
+from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
 
 Data = dict[str, Any]
 ENTRIES = Path(__file__).resolve().parents[2] / "leaderboard" / "entries"
@@ -134,7 +136,7 @@ def test_a_flag_whose_check_is_not_known_still_counts(tmp_path: Path) -> None:
 def test_results_of_the_first_versions_have_bare_checks_and_are_reported(tmp_path: Path) -> None:
     bare = {"batch_dependent": 1e-7, "randomised": 0.0, "outside_ball": 0}
     result = load_result(store(tmp_path, simple("a", 30, checks=bare)))
-    assert (result.status, result.reasons) == ("reported", ("no check of 12 flags stored",))
+    assert (result.status, result.reasons) == ("reported", ("no check of 15 flags stored",))
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,35 @@ def test_what_the_black_box_broke_is_counted_from_the_outcomes(tmp_path: Path) -
     data["checks"]["black_box_beats_white_box"]["points"] = 39
     with pytest.raises(ResultError, match="points"):
         load_result(store(tmp_path, data))
+
+
+def test_a_flag_of_an_older_threshold_is_judged_by_the_rule_of_today(tmp_path: Path) -> None:
+    """3 of 1,000 raised it above 0.002; today the lower bound of the share decides."""
+    n = 1000
+    data = two_kinds(n, n - 3, 3 / n, n)
+    old = {"name": "black_box_beats_white_box", "value": 3 / n, "threshold": 0.002}
+    old |= {"meaning": "Of an older version.", "follow_up": "none"}
+    data |= {"flags": [old], "status": "unverified"}
+    result = load_result(store(tmp_path / "old", data))
+    assert (result.status, result.flags) == ("measured", ())
+    today = {**data, "flags": [{**old, "threshold": 0.01}]}
+    with pytest.raises(ResultError, match="does not raise it"):
+        load_result(store(tmp_path / "today", today))
+    many = two_kinds(n, n - 30, 30 / n, n) | {
+        "flags": [{**old, "value": 30 / n}],
+        "status": "unverified",
+    }
+    (flag,) = load_result(store(tmp_path / "many", many)).flags
+    assert (flag.name, flag.threshold) == ("black_box_beats_white_box", 0.01)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (1, 1), (7, 1000), (30, 1000)])
+def test_the_bound_of_a_flag_is_the_interval_of_accuracies(count: int, n: int) -> None:
+    (rule,) = (rule for rule in FLAGS if rule.by_lower_bound)
+    bound = wilson_interval(count, n)[0]
+    for threshold, raises in ((bound - 1e-9, True), (bound + 1e-9, False)):
+        other = replace(rule, threshold=threshold, at_least=1)
+        assert other.is_raised_by(count / n, n) == raises
 
 
 def staged(pgd: int, before: int, after: int, value: float, n: int = 40) -> Data:

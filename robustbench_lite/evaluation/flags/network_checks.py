@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.contract import Cost
 from robustbench_lite.attacks.losses import cross_entropy, margin
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import ThreatModel
@@ -20,14 +22,18 @@ from robustbench_lite.evaluation.flags.attack_checks import (
     huge_eps,
     loss_scale,
 )
+from robustbench_lite.evaluation.flags.forward_watch import DerivativeWatch, StateWatch
+from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks
+from robustbench_lite.evaluation.flags.gradient_agreement import gradient_disagrees, moves
+from robustbench_lite.evaluation.flags.history_checks import history_check
 from robustbench_lite.evaluation.flags.input_trace import Trace, normalisations
+from robustbench_lite.evaluation.flags.logit_gaps import logit_gaps
 from robustbench_lite.evaluation.flags.thresholds import FLAGS, Check, NetworkChecks
 
 ATTACKED = 64  # correct examples that the checks by PGD look at
 _THRESHOLDS = {flag.name: flag.threshold for flag in FLAGS}
 _TINY = 1e-12  # AutoAttack adds this to a gradient's norm before it divides by it
 _TRACED = 4  # images of the watched pass
-_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def measure_flags(
@@ -39,6 +45,7 @@ def measure_flags(
     seed: int,
     batch_size: int,
     passes: int,
+    fresh: FreshNetworks | None = None,
 ) -> NetworkChecks:
     """Everything about a network that needs no attack of the protocol.
 
@@ -53,15 +60,17 @@ def measure_flags(
         seed: of every random draw.
         batch_size: rows per forward pass.
         passes: forward passes of the verifier; above 1 the majority says what PGD broke.
+        fresh: copies of the network before its first pass; taken here where None is given.
 
     Raises:
         InputError: when a logit is NaN or infinite.
 
     Cost:
-        Per example 3 forwards (of a randomised network 9) and 2 backwards; for each of the 64, 159
-        forwards and 140 backwards.
+        `flags_cost`; and of a randomised network 6 forwards more per example, 9 where a gradient
+        is zero, and up to 231 and 7 backwards for each of the 64 where gradients disagree.
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    fresh = fresh or FreshNetworks(model)
+    state = StateWatch(model)
     with attacked(model), plain_numerics():
         trace = _watch(model, x, seed=seed)
         seen = _look(model, x, y, batch_size=batch_size)
@@ -69,28 +78,47 @@ def measure_flags(
         examples = Attacked(model, x[first], y[first], first, seed, batch_size, passes)
         crafted = broken_by_copies(examples, threat)
         logits = _logit_checks(seen)
-        if logits["randomised"].value > _THRESHOLDS["randomised"]:
+        randomised = logits["randomised"].value > _THRESHOLDS["randomised"]
+        if randomised:
             logits["batch_dependent"] = _with_the_same_draws(
                 model, x, batch_size=batch_size, seed=seed
             )
         checks = {
             **logits,
-            "zero_gradients": Check(seen.zero.double().mean().item(), len(x)),
+            "zero_gradients": _zero_gradients(model, x, y, seen, threat, seed, batch_size),
             "nan_gradients": Check((~seen.finite).double().mean().item(), len(x)),
             "double_normalisation": Check(float(normalisations(trace.states, x)), len(x)),
+            "gradient_disagrees": gradient_disagrees(examples, threat, randomised=randomised),
             "loss_scale": loss_scale(examples, seen.margins[first], threat),
             "huge_eps": huge_eps(examples, threat),
         }
-    in_train_mode = trace.batch_statistics + _restore_statistics(model, buffers)
-    checks["bn_train_mode"] = Check(float(in_train_mode), len(x))
+        # Last, when the network has seen the images and attacks on them.
+        checks["answers_depend_on_history"] = history_check(
+            model, fresh, x, threat=threat, seed=seed, batch_size=batch_size
+        )
+    running, others = state.changed()
+    state.restore()
+    checks["bn_train_mode"] = Check(float(trace.batch_statistics + running), len(x))
+    checks["test_time_optimisation"] = Check(float(seen.derivatives + others), len(x))
     return NetworkChecks(checks, len(first), tuple(first[crafted].tolist()))
+
+
+def flags_cost(n: int) -> Cost:
+    """Mean passes per example of `measure_flags` on n examples that an honest network has right.
+
+    3 forwards and 2 backwards; for each of the first 64, 198 and 141 more: 33 and 1 of
+    `gradient_disagrees`, 159 and 140 of PGD, 6 forwards of `answers_depend_on_history`.
+    """
+    share = min(ATTACKED, n) / n
+    return Cost(math.ceil(3 + 198 * share), math.ceil(2 + 141 * share))
 
 
 @dataclass(frozen=True)
 class _Seen:
     """Per example: logits of three passes (N, K), float64; margins and gradients (N,).
 
-    `again` is a pass without gradients; `apart` is one beside other images, in other batches.
+    `again` is a pass without gradients; `apart` is one beside other images, in other batches;
+    `derivatives` is how many the network computed during the latter.
     """
 
     logits: Tensor
@@ -99,6 +127,7 @@ class _Seen:
     margins: Tensor
     zero: Tensor
     finite: Tensor
+    derivatives: int
 
 
 def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
@@ -109,7 +138,8 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
     )
     with torch.no_grad():
         again = torch.cat([model(x[rows]).double() for rows in batches])
-        apart = _beside_others(model, x, batch_size=min(batch_size, len(x)))
+        with _uncompiled(), DerivativeWatch() as watch:
+            apart = _beside_others(model, x, batch_size=min(batch_size, len(x)))
     for each in (logits, again, apart):
         if not bool(torch.isfinite(each).all()):
             bad = int((~torch.isfinite(each)).any(dim=1).nonzero()[0])
@@ -117,7 +147,27 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
                 f"the network gives NaN or infinite logits on {len(x)} images, first on number "
                 f"{bad}: no verdict is possible"
             )
-    return _Seen(logits, again, apart, margins, zero, finite)
+    return _Seen(logits, again, apart, margins, zero, finite, watch.count)
+
+
+def _zero_gradients(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    seen: _Seen,
+    threat: ThreatModel,
+    seed: int,
+    batch_size: int,
+) -> Check:
+    """Share of examples that are right, without a gradient, and whose logits change in the ball.
+
+    A network that is flat in the whole ball, as certified ones may be, has no other gradient there.
+    """
+    suspects = (seen.zero & (seen.logits.argmax(dim=1) == y)).nonzero().flatten()
+    counted = 0
+    for rows in torch.split(suspects, batch_size) if len(suspects) else ():
+        counted += int(moves(model, x[rows], rows, threat, seed=seed).sum())
+    return Check(counted / len(x), len(x))
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,16 +219,7 @@ def _with_the_same_draws(model: nn.Module, x: Tensor, *, batch_size: int, seed: 
 
 
 def _apart(logits: Tensor, others: Tensor) -> float:
-    """The largest difference of an image's logits, both (N, K), relative to their size.
-
-    Without what all classes share: a constant added to the logits would hide any difference. Of
-    each image by its own size: a few huge logits would hide the rest. A thousandth of the logits as
-    they are is what float32 leaves to see of them.
-    """
-    level, other = (each - each.mean(dim=1, keepdim=True) for each in (logits, others))
-    size = torch.maximum(level.abs().amax(dim=1), 1e-3 * logits.abs().amax(dim=1))
-    gaps = (level - other).abs().amax(dim=1) / size.clamp_min(1e-30)
-    return gaps.max().item()
+    return logit_gaps(logits, others).max().item()
 
 
 def _logit_checks(seen: _Seen) -> dict[str, Check]:
@@ -210,14 +251,3 @@ def _uncompiled() -> AbstractContextManager[object]:
     """
     set_stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if set_stance is None else set_stance("force_eager")
-
-
-def _restore_statistics(model: nn.Module, before: dict[str, Tensor]) -> int:
-    """Put all buffers back; how many running statistics of batch norms had changed."""
-    changed = 0
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if name in before and not torch.equal(buffer, before[name]):
-                changed += name.rpartition(".")[2] in _RUNNING
-                buffer.copy_(before[name])
-    return changed

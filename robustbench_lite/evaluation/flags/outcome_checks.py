@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.attacks.contract import Attack
 from robustbench_lite.attacks.protocol import AttackSpec
-from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.evaluation.flags.thresholds import Check, NetworkChecks
 from robustbench_lite.leaderboard.results.records import CLEAN
 from robustbench_lite.verifier import largest_norm
@@ -61,10 +58,10 @@ def _broken(
 ) -> tuple[set[int] | None, set[int] | None]:
     """Ids broken by a white-box and by a black-box attack; None where the row has no such attack.
 
-    A composite attack that sees gradients is both when its last stages use none, as Square in
-    AutoAttack. In another place (Square in version `plus`) they do not count: what they broke,
-    gradients were not tried on. Of an attack that reports no stages (the authors' AutoAttack,
-    torchattacks') nobody knows which of them broke an example.
+    A composite attack that sees gradients is both when one of its stages uses none, as Square in
+    AutoAttack. What that stage broke, the stages before it did not; in version `plus` those after
+    it were not tried on it, so that the share is an upper bound there. Of an attack that reports no
+    stages (the authors' AutoAttack, torchattacks') nobody knows which of them broke an example.
     """
     white: set[int] | None = None
     black: set[int] | None = None
@@ -75,18 +72,13 @@ def _broken(
         if not spec.contract.uses_gradients:
             black = (black or set()) | ids
             continue
-        last = _last_without_gradients(spec.contract, protocol["norm"])
-        blind = set(rows["example_id"][rows["stage"].isin(last)])
-        if last:
+        stages = spec.contract.stages(protocol["norm"])
+        without = [name for name, stage in stages.items() if not stage.uses_gradients]
+        blind = set(rows["example_id"][rows["stage"].isin(without)])
+        if without:
             black = (black or set()) | blind
         white = (white or set()) | (ids - blind)
     return white, black
-
-
-def _last_without_gradients(attack: Attack, norm: Norm) -> list[str]:
-    """The stages at the end of a composite attack that use no gradients."""
-    backwards = reversed(list(attack.stages(norm).items()))
-    return [name for name, _ in takewhile(lambda item: not item[1].uses_gradients, backwards)]
 
 
 def _outside(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]) -> Check:
