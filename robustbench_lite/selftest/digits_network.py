@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.core.random_numbers import seeded
 from robustbench_lite.datasets import load_split
+from robustbench_lite.selftest.networks import SIDE, conv_network
 
 EPS = 0.1
 _STEPS, _BATCH = 400, 128
@@ -29,14 +30,7 @@ def trained_network(seed: int) -> nn.Sequential:
     data = load_split("digits", "train")
     images, labels = data.pixels(slice(None)), data.labels
     with torch.random.fork_rng(devices=[]), seeded(seed):
-        network = nn.Sequential(
-            nn.Conv2d(1, 4, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(64, 32),
-            nn.ReLU(),
-            nn.Linear(32, 10),
-        )
+        network = conv_network(SIDE, maps=4, hidden=32, classes=10)
         optimiser = torch.optim.Adam(network.parameters(), lr=0.005)
         for step in range(_STEPS):
             rows = torch.randint(len(images), (_BATCH,))
