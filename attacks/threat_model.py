@@ -12,6 +12,7 @@ from robustbench_lite.core.messages import shortened
 
 Norm = Literal["Linf", "L2", "L1"]
 _SHORT_NUMBER = re.compile(r"[-+]?[0-9_./]{1,40}([eE][-+]?[0-9]{1,3})?", re.ASCII)
+_LARGEST_DENOMINATOR = 2550  # 0.5 / 255 and 0.1 / 255 among them
 _LARGEST = 10**6  # no image has a diameter like that
 NORMS: tuple[str, ...] = get_args(Norm)
 
@@ -20,7 +21,8 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
     """Read a radius exactly, from a fraction (`"8/255"`) or a decimal (`"0.031"`).
 
     Args:
-        text: as the user wrote it. A float is read by its shortest decimal spelling.
+        text: as the user wrote it. A float that Python made of a short fraction (`8 / 255`) is
+            that fraction; any other is read by its shortest decimal spelling.
 
     Returns:
         The exact value; 8/255 and 0.031 stay different.
@@ -31,7 +33,7 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
     if isinstance(text, str) and not _SHORT_NUMBER.fullmatch(text.strip()):
         raise _no_number(text)  # `Fraction("1e999999999")` would take minutes
     try:
-        eps = Fraction(repr(text) if isinstance(text, float) else text)
+        eps = _of_float(text) if isinstance(text, float) else Fraction(text)
     except (ValueError, ZeroDivisionError, TypeError, OverflowError):
         raise _no_number(text) from None
     if eps > _LARGEST:
@@ -41,6 +43,14 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
         shown = shortened(str(text), 80)
         raise InputError(f"eps={shown} is negative: a radius is at least 0")
     return eps
+
+
+def _of_float(number: float) -> Fraction:
+    """A float as what was most likely written: `0.031`, or `8 / 255` of 16 digits."""
+    decimal = Fraction(repr(float(number)))
+    near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
+    is_long = 10**6 % decimal.denominator != 0  # more than six decimals
+    return near if is_long and float(near) == number else decimal
 
 
 def _no_number(text: object) -> InputError:
