@@ -19,15 +19,18 @@ if _os.path.isfile(_os.path.join(_checkout, "setup.cfg")):
 _EXPORTS = {
     "InputError": "robustbench_lite.core.errors",
     "Settings": "robustbench_lite.evaluation.evaluate",
+    "craft": "robustbench_lite.api.craft",
     "evaluate": "robustbench_lite.evaluation.evaluate",
     "load_checkpoint": "robustbench_lite.checkpoints.checkpoint",
     "load_protocol": "robustbench_lite.attacks.protocol",
     "load_recipe": "robustbench_lite.training.recipe",
     "load_split": "robustbench_lite.datasets",
+    "losses": "robustbench_lite.api.losses",
     "resolve_model": "robustbench_lite.checkpoints.model_source",
     "train": "robustbench_lite.training.loop",
     "verify": "robustbench_lite.verifier",
 }
+_MODULES = {"losses"}  # of the names above: a module, not something in it
 __all__ = ["__version__", *_EXPORTS]
 
 
@@ -35,7 +38,8 @@ def __getattr__(name: str) -> object:
     if name in _EXPORTS:
         from importlib import import_module
 
-        return getattr(import_module(_EXPORTS[name]), name)
+        module = import_module(_EXPORTS[name])
+        return module if name in _MODULES else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

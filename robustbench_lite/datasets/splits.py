@@ -60,7 +60,7 @@ class Split:
             raise InputError(
                 f"labels of {self.name} are {labels.dtype} {tuple(labels.shape)}; "
                 f"a Split of {len(images)} images holds int64 ({len(images)},)"
-                f"{_cure(labels)}"
+                f"{label_cure(labels)}"
             )
         if labels.device != images.device:
             raise InputError(
@@ -209,8 +209,8 @@ def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
         )
 
 
-def _cure(labels: Tensor) -> str:
-    """What to do about labels of another kind."""
+def label_cure(labels: Tensor) -> str:
+    """What to do about labels that are not int64 (N,): the end of a message."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         return ": give labels[:, 0]"
     if labels.ndim == 2:
