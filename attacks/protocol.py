@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -192,6 +192,16 @@ def protocol_files() -> dict[str, Path]:
 def protocol_summaries() -> dict[str, str]:
     """Name and one line of each shipped protocol."""
     return {name: _read(path)[0].summary for name, path in protocol_files().items()}
+
+
+@cache
+def attacks_of_protocols() -> Mapping[Norm, Mapping[str, str]]:
+    """By norm, the names of all attacks in shipped protocols, and a protocol that has each."""
+    found: dict[Norm, dict[str, str]] = {norm: {} for norm in get_args(Norm)}
+    for name, path in protocol_files().items():
+        file, _ = _read(path)
+        found[file.norm] |= {attack.name: name for attack in file.attacks}
+    return found
 
 
 def load_protocol(

@@ -17,8 +17,13 @@ if _os.path.isfile(_os.path.join(_checkout, "setup.cfg")):
     __path__.append(_checkout)
 
 _EXPORTS = {
+    "APGD": "robustbench_lite.api.attack_objects",
+    "CW": "robustbench_lite.api.attack_objects",
     "InputError": "robustbench_lite.core.errors",
+    "PGD": "robustbench_lite.api.attack_objects",
     "Settings": "robustbench_lite.evaluation.evaluate",
+    "Square": "robustbench_lite.api.attack_objects",
+    "attack": "robustbench_lite.api.attack",
     "evaluate": "robustbench_lite.evaluation.evaluate",
     "load_checkpoint": "robustbench_lite.checkpoints.checkpoint",
     "load_protocol": "robustbench_lite.attacks.protocol",
