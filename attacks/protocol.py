@@ -232,7 +232,10 @@ def load_protocol(
     if eps is None:
         eps = file.eps
     if eps is None:
-        raise InputError(f"protocol {name!r} names no radius: give --eps, such as --eps 8/255")
+        raise InputError(
+            f"protocol {name!r} names no radius: give --eps, such as --eps 8/255 (eps=8/255 in "
+            "Python)"
+        )
     threat = ThreatModel(file.norm, parse_eps(eps))
     protocol = Protocol(
         name=file.id,

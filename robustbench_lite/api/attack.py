@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.api.attack_objects import AttackObject, Eps, chosen_attack
-from robustbench_lite.api.inputs import WHAT, as_images, as_labels, as_split
+from robustbench_lite.api.inputs import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.api.network import Network, classes_of, ready
 from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.run_attack import run_attack
@@ -60,8 +60,7 @@ def attack(
     labels = as_labels(y, images)
     threat.check_diameter(images[0].numel())
     with ready(model, device=device) as (source, place), plain_numerics():
-        first = as_split(images[:1], labels[:1] * 0, classes=1, name=WHAT).to(place)
-        classes = classes_of(source, first.pixels(slice(None)))
+        classes = classes_of(source, sample_of(images).to(place))
         spec.check(threat, num_classes=classes)
         data = as_split(images, labels, classes=classes, name=WHAT).to(place)
         clean = data.pixels(slice(None))

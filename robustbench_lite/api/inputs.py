@@ -100,6 +100,12 @@ def as_split(images: Tensor, labels: Tensor, *, classes: int, name: str) -> Spli
     return Split(name, "test", images, labels, classes)
 
 
+def sample_of(images: Tensor) -> Tensor:
+    """The first image (1, C, H, W) as a network's input, to ask the network how many classes."""
+    label = torch.zeros(1, dtype=torch.int64, device=images.device)
+    return as_split(images[:1], label, classes=1, name=WHAT).pixels(slice(None))
+
+
 def _items(data: Any) -> Iterator[object]:
     """What iteration gives; of a `Dataset` its rows, which need not know where they end."""
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
