@@ -1,4 +1,4 @@
-"""What `rbl.evaluate` returns: the row, its intervals, every example, and the adversarial images."""
+"""What `rbl.evaluate` returns: the row, its intervals, each example, the adversarial images."""
 
 from __future__ import annotations
 
