@@ -18,6 +18,7 @@ if _os.path.isfile(_os.path.join(_checkout, "setup.cfg")):
 
 _EXPORTS = {
     "APGD": "robustbench_lite.api.attack_objects",
+    "AutoAttack": "robustbench_lite.api.autoattack",
     "CW": "robustbench_lite.api.attack_objects",
     "InputError": "robustbench_lite.core.errors",
     "PGD": "robustbench_lite.api.attack_objects",
