@@ -6,6 +6,7 @@ from torch import nn
 
 import robustbench_lite as rbl
 from robustbench_lite.api.pyautoattack import AutoAttack as FromPyPI
+from robustbench_lite.attacks.autoattack import ensemble
 from robustbench_lite.attacks.autoattack.ensemble import stages
 from robustbench_lite.core.errors import InputError
 
@@ -33,10 +34,12 @@ def quick(model, **given):
     return adversary
 
 
-def test_verdicts_are_those_of_the_protocol_on_the_same_images(case):
+def test_verdicts_are_those_of_the_protocol_on_the_same_images(case, monkeypatch):
     model, x, y = case
+    monkeypatch.setitem(ensemble._SQUARE, "queries", 200)  # seconds
     report = rbl.evaluate(model, (x, y), "aa_standard", eps=EPS)
     adversary = rbl.AutoAttack(model, norm="Linf", eps=EPS, verbose=False)
+    adversary.square.n_queries = 200
     x_adv, y_adv = adversary.run_standard_evaluation(x, y, bs=5, return_labels=True)
     assert torch.equal(x_adv, report.adversarial("aa_standard"))
     rows = report.examples
