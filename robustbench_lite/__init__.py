@@ -17,10 +17,17 @@ if _os.path.isfile(_os.path.join(_checkout, "setup.cfg")):
     __path__.append(_checkout)
 
 _EXPORTS = {
+    "APGD": "robustbench_lite.api.attack_objects",
+    "AutoAttack": "robustbench_lite.api.autoattack",
+    "CW": "robustbench_lite.api.attack_objects",
     "InputError": "robustbench_lite.core.errors",
+    "PGD": "robustbench_lite.api.attack_objects",
+    "Report": "robustbench_lite.api.report",
     "Settings": "robustbench_lite.evaluation.evaluate",
+    "Square": "robustbench_lite.api.attack_objects",
+    "attack": "robustbench_lite.api.attack",
     "craft": "robustbench_lite.api.craft",
-    "evaluate": "robustbench_lite.evaluation.evaluate",
+    "evaluate": "robustbench_lite.api.evaluate",
     "load_checkpoint": "robustbench_lite.checkpoints.checkpoint",
     "load_protocol": "robustbench_lite.attacks.protocol",
     "load_recipe": "robustbench_lite.training.recipe",

@@ -28,9 +28,9 @@ ARROWS = {
     "transfer": "attacks checkpoints core datasets leaderboard verifier",
     "detection": "attacks checkpoints core datasets leaderboard",
     "selftest": "attacks checkpoints core datasets verifier",
-    "api": "attacks checkpoints core datasets defenses",
     "reproduction": "attacks checkpoints core datasets evaluation leaderboard training",
     "submission": "attacks checkpoints core datasets evaluation leaderboard models verifier",
+    "api": "attacks checkpoints core datasets defenses evaluation leaderboard verifier",
     "cli": (
         "attacks checkpoints core datasets defenses detection evaluation leaderboard models "
         "reproduction selftest submission training transfer"

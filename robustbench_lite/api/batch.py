@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from robustbench_lite.api.identity import pieces_of
+from robustbench_lite.api.network import FunctionNetwork
 from robustbench_lite.checkpoints.user_network import UserNetwork
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.splits import check_labels, label_cure
+
+Model = nn.Module | Callable[[Tensor], Any]
 
 
 class CheckedNetwork(UserNetwork):
     """The caller's network: logits in float32 at least, and labels that fit their number.
 
     Args:
-        network: maps images (B, C, H, W) to logits (B, K), or to something that holds them.
+        network: a module or a function that maps images (B, C, H, W) to logits (B, K), or to
+            something that holds them.
         y: labels (B,), compared with K in the first pass.
         counts: training images of each class, one for each logit; None where they play no part.
     """
 
-    def __init__(self, network: nn.Module, y: Tensor, counts: Tensor | None = None) -> None:
+    def __init__(self, network: Model, y: Tensor, counts: Tensor | None = None) -> None:
+        if isinstance(network, type) or not callable(network):
+            raise InputError(f"model is {described(network)}; give an nn.Module or a function")
+        name = getattr(network, "__name__", type(network).__name__)
         if not isinstance(network, nn.Module):
-            raise InputError(f"model is a {type(network).__name__}; give a torch.nn.Module")
-        super().__init__(network, type(network).__name__)
+            network = FunctionNetwork(network, pieces_of(network))
+        super().__init__(network, name)
         if any(one.is_inference() for one in network.parameters()):
             raise InputError(
                 f"model {self.name} was made under torch.inference_mode, so its weights can have "
@@ -80,4 +91,4 @@ def described(value: object) -> str:
     """A tensor as its type and shape, anything else as its class."""
     if isinstance(value, Tensor):
         return f"{value.dtype} {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -7,9 +7,9 @@ from fractions import Fraction
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustbench_lite.api.batch import CheckedNetwork, check_batch
+from robustbench_lite.api.batch import CheckedNetwork, Model, check_batch
 from robustbench_lite.attacks.first_order.pgd import Keep, Start, pgd
 from robustbench_lite.attacks.model_state import BnMode
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel, parse_eps
@@ -18,7 +18,7 @@ from robustbench_lite.datasets.splits import check_pixels
 
 
 def craft(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     *,

@@ -150,6 +150,12 @@ def test_a_network_that_returns_a_tuple_and_whose_train_returns_nothing():
     assert torch.equal(crafted(Other()), crafted())
 
 
+def test_a_function_is_a_network_whose_modules_are_put_into_eval_mode_and_back():
+    network = small_net().train()
+    assert torch.equal(crafted(lambda x: network(x)), crafted())
+    assert all(part.training for part in network.modules())
+
+
 def test_kappa_counts_the_iterates_that_resist():
     kappa, count = rbl.losses.steps_resisted(LABELS)
     model = small_net().eval()
@@ -194,7 +200,9 @@ class Broken(nn.Module):
         ({"y": LABELS + 1}, "row 3 has label 5, but there are 5 classes"),
         ({"y": LABELS.float()}, "labels.long"),
         ({"ids": torch.arange(3)}, r"ids is torch.int64 \(3,\)"),
-        ({"model": lambda x: x}, "model is a function"),
+        ({"model": small_net}, "model small_net fails"),
+        ({"model": nn.Linear}, "model is the class Linear"),
+        ({"model": "net"}, "model is a str"),
         ({"model": made_in_inference_mode()}, "made under torch.inference_mode"),
         ({"model": Broken()}, "not finite at step 0 of 3"),
     ],

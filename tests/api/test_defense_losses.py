@@ -324,7 +324,7 @@ def given(**changes):
         ({"x_adv": torch.rand(3, 1, 3, 4)}, "x_adv is .* make them alike"),
         ({"x_adv": torch.rand(3, 1, 3, 3).double()}, "x_adv is torch.float64"),
         ({"x_adv": torch.rand(2, 1, 3, 3)}, "x_adv holds 2 images, x holds 3"),
-        ({"model": lambda x: x}, "model is a function"),
+        ({"model": [1]}, "model is a list"),
         ({"model": nn.Flatten(2)}, "must give floating-point logits"),
         ({"beta": -1.0}, "beta=-1.0"),
     ],

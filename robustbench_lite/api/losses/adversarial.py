@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from robustbench_lite.api.batch import Model
 from robustbench_lite.api.losses.given import GIVEN, PLAIN, loss_of
 from robustbench_lite.defenses.label_losses import LabelLoss
 from robustbench_lite.defenses.methods.alp import Alp
@@ -16,18 +17,18 @@ from robustbench_lite.defenses.methods.standard import Standard
 from robustbench_lite.defenses.methods.trades import Trades
 
 
-def standard(model: nn.Module, x: Tensor, y: Tensor, *, label_loss: LabelLoss = PLAIN) -> Tensor:
+def standard(model: Model, x: Tensor, y: Tensor, *, label_loss: LabelLoss = PLAIN) -> Tensor:
     """CE(f(x), y), the undefended baseline."""
     return loss_of(Standard(), model, x, y, label_loss=label_loss)
 
 
-def random_mask(model: nn.Module, x: Tensor, y: Tensor, *, label_loss: LabelLoss = PLAIN) -> Tensor:
+def random_mask(model: Model, x: Tensor, y: Tensor, *, label_loss: LabelLoss = PLAIN) -> Tensor:
     """CE(f(x), y) of a network with masks (Luo et al. 2020, arXiv:2007.14249): `standard`'s."""
     return loss_of(RandomMaskTraining(), model, x, y, label_loss=label_loss)
 
 
 def pgd_at(
-    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, label_loss: LabelLoss = PLAIN
+    model: Model, x: Tensor, y: Tensor, x_adv: Tensor, *, label_loss: LabelLoss = PLAIN
 ) -> Tensor:
     """CE(f(x'), y) (Madry et al. 2018, arXiv:1706.06083, Eq. 2.1)."""
     return loss_of(PgdAt(GIVEN), model, x, y, x_adv, label_loss=label_loss)
@@ -38,7 +39,7 @@ fast_at = n_fgsm = free_at = fat = pgd_at
 
 
 def trades(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -59,7 +60,7 @@ def trades(
 
 
 def mart(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -77,7 +78,7 @@ def mart(
 
 
 def alp(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustbench_lite.api.batch import CheckedNetwork, check_batch, check_images
+from robustbench_lite.api.batch import CheckedNetwork, Model, check_batch, check_images
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.splits import check_labels
 from robustbench_lite.defenses.class_balance import check_no_class_is_empty
@@ -23,13 +23,13 @@ GIVEN = Crafting("Linf", Fraction(0), Fraction(0), 0, "none", "eval")  # x_adv i
 
 def loss_of(
     defense: Defense,
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor | None = None,
     *,
     crafted: Mapping[str, Tensor] | None = None,
-    networks: Mapping[str, nn.Module] | None = None,
+    networks: Mapping[str, Model] | None = None,
     class_counts: Counts | None = None,
     outliers: Tensor | None = None,
     label_loss: LabelLoss = PLAIN,
@@ -57,7 +57,8 @@ def loss_of(
         check_no_class_is_empty(batch.class_counts)
     named = {role: CheckedNetwork(each, y) for role, each in (networks or {}).items()}
     counts = None if class_counts is None else batch.class_counts
-    robust = model if bare else CheckedNetwork(model, y, counts)
+    checked = CheckedNetwork(model, y, counts)
+    robust = checked.network if bare else checked
     given = {} if x_adv is None else {"x_adv": x_adv}
     return defense.objective({ROBUST: robust, **named}, batch, {**given, **(crafted or {})}).loss
 

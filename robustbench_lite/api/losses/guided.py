@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustbench_lite.api.batch import CheckedNetwork, check_batch, check_images
+from robustbench_lite.api.batch import CheckedNetwork, Model, check_batch, check_images
 from robustbench_lite.api.losses.given import GIVEN, PLAIN, loss_of
 from robustbench_lite.defenses.label_losses import LabelLoss
 from robustbench_lite.defenses.methods.bgat import Bgat
@@ -16,12 +16,12 @@ from robustbench_lite.defenses.methods.lbgat import NATURAL, Lbgat, LbgatAlp, Lb
 
 
 def bgat(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
     *,
-    teachers: Sequence[nn.Module],
+    teachers: Sequence[Model],
     pairing: Literal["none", "alp", "trades"] = "none",
     alpha: float = 0.0,
 ) -> Tensor:
@@ -40,12 +40,12 @@ def bgat(
 
 
 def lbgat(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
     *,
-    natural: nn.Module,
+    natural: Model,
     gamma: float = 1.0,
     label_loss: LabelLoss = PLAIN,
 ) -> Tensor:
@@ -60,12 +60,12 @@ def lbgat(
 
 
 def lbgat_alp(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
     *,
-    natural: nn.Module,
+    natural: Model,
     gamma: float = 1.0,
     alpha: float = 1.0,
     label_loss: LabelLoss = PLAIN,
@@ -76,12 +76,12 @@ def lbgat_alp(
 
 
 def lbgat_trades(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
     *,
-    natural: nn.Module,
+    natural: Model,
     alpha: float,
     gamma: float = 1.0,
     label_loss: LabelLoss = PLAIN,
@@ -98,12 +98,12 @@ def lbgat_trades(
 
 
 def hat(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
     *,
-    helper: nn.Module,
+    helper: Model,
     robust_loss: Literal["kl", "ce"] = "kl",
     beta: float = 2.5,
     gamma: float = 0.5,

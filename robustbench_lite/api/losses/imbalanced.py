@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from robustbench_lite.api.batch import Model
 from robustbench_lite.api.losses.given import GIVEN, PLAIN, Counts, loss_of
 from robustbench_lite.defenses.class_balance import Weighting
 from robustbench_lite.defenses.label_losses import BalancedSoftmax, Focal, LabelLoss, Ldam
@@ -14,7 +15,7 @@ from robustbench_lite.defenses.methods.srat import CbReweight, FocalAt, LdamDrw,
 
 
 def cb_reweight(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -37,7 +38,7 @@ def cb_reweight(
 
 
 def focal(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -58,7 +59,7 @@ def focal(
 
 
 def ldam_drw(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -80,7 +81,7 @@ def ldam_drw(
 
 
 def balanced_softmax(
-    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, class_counts: Counts
+    model: Model, x: Tensor, y: Tensor, x_adv: Tensor, *, class_counts: Counts
 ) -> Tensor:
     """CE(f(x') + log n, y), AT-BSL (Yue et al. 2024, arXiv:2403.10073), n the `class_counts`."""
     defense, loss = BalancedSoftmaxAt(GIVEN), BalancedSoftmax()
@@ -88,7 +89,7 @@ def balanced_softmax(
 
 
 def srat(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,

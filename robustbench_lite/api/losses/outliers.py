@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustbench_lite.api.batch import check_batch, check_images
+from robustbench_lite.api.batch import Model, check_batch, check_images
 from robustbench_lite.api.losses.given import PLAIN, loss_of
 from robustbench_lite.defenses.contract import Outliers
 from robustbench_lite.defenses.label_losses import LabelLoss
@@ -12,7 +12,7 @@ from robustbench_lite.defenses.methods.aloe import Oe
 
 
 def oe(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     outliers: Tensor,
@@ -35,7 +35,7 @@ def oe(
 
 
 def acet(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     outliers_adv: Tensor,
@@ -52,7 +52,7 @@ def acet(
 
 
 def aloe(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustbench_lite.api.batch import CheckedNetwork
+from robustbench_lite.api.batch import CheckedNetwork, Model
 from robustbench_lite.api.losses.given import GIVEN, PLAIN, batch_of, loss_of
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.defenses.instance_weights import GeometryWeight
@@ -18,7 +18,7 @@ from robustbench_lite.defenses.methods.mail import MailAt, MailMart, MailNormali
 
 
 def irat(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -45,7 +45,7 @@ def irat(
 
 
 def lrat(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -83,7 +83,7 @@ def lrat(
 
 
 def mail_at(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -107,7 +107,7 @@ def mail_at(
 
 
 def mail_trades(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,
@@ -124,7 +124,7 @@ def mail_trades(
 
 
 def mail_mart(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     x_adv: Tensor,

@@ -1,0 +1,125 @@
+"""Which network it is: a hash for one that exists only in memory."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Iterator
+from types import FunctionType, MethodType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_lite.checkpoints.checkpoint import model_hash
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "builtins", "functools")
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def network_hash(model: nn.Module, pieces: list[object]) -> str:
+    """Identity of a network in memory.
+
+    Args:
+        model: its tensors and module classes count, with the source of each class.
+        pieces: of a plain function: what `pieces_of` found.
+
+    Returns:
+        `"sha256:..."`. What the code reads from elsewhere (files, modules that it imports) is not
+        seen.
+    """
+    digest = hashlib.sha256(model_hash(model).encode())
+    classes = {type(part) for part in model.modules()} - {nn.Module}
+    sources = [_source(kind) for kind in classes if not _of_library(kind)]
+    for text in sorted(sources):
+        digest.update(text.encode())
+    for piece in pieces:
+        digest.update(_content(piece))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def pieces_of(function: object) -> list[object]:
+    """What a function computes with, as far as can be found: itself, what it closes over, its
+    defaults, the globals that it names, and the same of functions among these.
+
+    Args:
+        function: any callable that is no module.
+
+    Returns:
+        Functions, modules, tensors, arrays and plain values, each once, in a fixed order.
+    """
+    found: list[object] = []
+    seen: set[int] = set()
+
+    def walk(piece: object) -> None:
+        if id(piece) in seen:
+            return
+        seen.add(id(piece))
+        if isinstance(piece, (nn.Module, Tensor, np.ndarray, *_PLAIN)):
+            found.append(piece)
+        elif isinstance(piece, list | tuple):
+            for one in piece:
+                walk(one)
+        elif isinstance(piece, dict):
+            for key in piece:
+                walk(piece[key])
+        elif callable(piece) and not inspect.isclass(piece) and not _of_library(piece):
+            found.append(piece)
+            for one in _neighbours(piece):
+                walk(one)
+
+    walk(function)
+    return found
+
+
+def _neighbours(piece: object) -> Iterator[object]:
+    """What a callable refers to."""
+    if isinstance(piece, functools.partial):
+        yield from (piece.func, piece.args, dict(sorted(piece.keywords.items())))
+    elif isinstance(piece, MethodType):
+        yield from (piece.__func__, piece.__self__)
+    elif isinstance(piece, FunctionType):
+        code = piece.__code__
+        yield from (cell.cell_contents for cell in piece.__closure__ or () if _is_filled(cell))
+        yield from (piece.__defaults__, piece.__kwdefaults__)
+        yield from (piece.__globals__.get(name) for name in sorted(code.co_names))
+    else:  # an object with __call__
+        yield from (vars(piece) if hasattr(piece, "__dict__") else {}).values()
+
+
+def _is_filled(cell: object) -> bool:
+    try:
+        cell.cell_contents  # type: ignore[attr-defined]  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _of_library(piece: object) -> bool:
+    return str(getattr(piece, "__module__", "")).split(".")[0] in _LIBRARIES
+
+
+def _content(piece: object) -> bytes:
+    """Bytes that stand for a piece; a module's are in the hash of the network already."""
+    if isinstance(piece, nn.Module):
+        return b"module"
+    if isinstance(piece, Tensor):
+        piece = piece.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    if isinstance(piece, np.ndarray):
+        return str(piece.dtype).encode() + np.ascontiguousarray(piece).tobytes()
+    if isinstance(piece, _PLAIN):
+        return repr(piece).encode()
+    return _source(piece).encode()
+
+
+def _source(piece: object) -> str:
+    """The source of a class or function; its name where it has none, as in some sessions."""
+    if not inspect.isclass(piece) and not isinstance(piece, FunctionType | MethodType):
+        piece = type(piece)
+    try:
+        return inspect.getsource(piece)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        code = getattr(piece, "__code__", None)
+        name = str(getattr(piece, "__qualname__", ""))
+        return name + (code.co_code.hex() + repr(code.co_names) if code else "")
