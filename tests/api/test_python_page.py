@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / "python.md"]
+PAGES = [DOCS / "python.md", DOCS / "training_loop.md"]
 
 
 def blocks(page):
