@@ -103,4 +103,5 @@ def helper_labels(helper: nn.Module, x_adv: Tensor) -> Tensor:
     if any(module.training for module in helper.modules()):
         raise InputError(f"network {HELPER!r} is in train mode: it labels in eval mode")
     with torch.no_grad():
-        return helper(x_adv).argmax(dim=1)
+        logits: Tensor = helper(x_adv)
+    return logits.argmax(dim=1)

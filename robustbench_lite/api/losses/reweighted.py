@@ -74,8 +74,18 @@ def lrat(
         pair_constant: C.
     """
     inner = replace(GIVEN, steps=steps)
-    options = (weight, lam, slope, bias, pair_constant, False, "separate", 1)
-    defense = Lrat(inner, ("pgd",), *options)
+    defense = Lrat(
+        crafting=inner,
+        attacks=("pgd",),
+        weight=weight,
+        lam=lam,
+        slope=slope,
+        bias=bias,
+        pair_constant=pair_constant,
+        mean_over_attacks=False,
+        batchnorm="separate",
+        begin_epoch=1,
+    )
     batch = batch_of(x, y, x_adv)
     omega = defense.weights(CheckedNetwork(model, y), batch, x_adv, _counted(kappa, y, steps))
     crafted = {"x_adv_pgd": x_adv, "weights": omega[:, None]}
