@@ -118,7 +118,7 @@ def _source(piece: object) -> str:
     if not inspect.isclass(piece) and not isinstance(piece, FunctionType | MethodType):
         piece = type(piece)
     try:
-        return inspect.getsource(piece)  # type: ignore[arg-type]
+        return inspect.getsource(piece)
     except (OSError, TypeError):
         code = getattr(piece, "__code__", None)
         name = str(getattr(piece, "__qualname__", ""))
