@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Iterator
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 
 import numpy as np
 import torch
@@ -50,12 +50,12 @@ def pieces_of(function: object) -> list[object]:
         Functions, modules, tensors, arrays and plain values, each once, in a fixed order.
     """
     found: list[object] = []
-    seen: set[int] = set()
+    seen: dict[int, object] = {}  # kept alive: the id of a thing that is gone is given again
 
     def walk(piece: object) -> None:
         if id(piece) in seen:
             return
-        seen.add(id(piece))
+        seen[id(piece)] = piece
         if isinstance(piece, (nn.Module, Tensor, np.ndarray, *_PLAIN)):
             found.append(piece)
         elif isinstance(piece, list | tuple):
@@ -64,6 +64,8 @@ def pieces_of(function: object) -> list[object]:
         elif isinstance(piece, dict):
             for key in piece:
                 walk(piece[key])
+        elif isinstance(piece, functools.partial):
+            walk((piece.func, piece.args, dict(sorted(piece.keywords.items()))))
         elif callable(piece) and not inspect.isclass(piece) and not _of_library(piece):
             found.append(piece)
             for one in _neighbours(piece):
@@ -75,9 +77,7 @@ def pieces_of(function: object) -> list[object]:
 
 def _neighbours(piece: object) -> Iterator[object]:
     """What a callable refers to."""
-    if isinstance(piece, functools.partial):
-        yield from (piece.func, piece.args, dict(sorted(piece.keywords.items())))
-    elif isinstance(piece, MethodType):
+    if isinstance(piece, MethodType):
         yield from (piece.__func__, piece.__self__)
     elif isinstance(piece, FunctionType):
         code = piece.__code__
@@ -114,12 +114,24 @@ def _content(piece: object) -> bytes:
 
 
 def _source(piece: object) -> str:
-    """The source of a class or function; its name where it has none, as in some sessions."""
+    """The source of a class or function; its compiled code where it has none, as in notebooks."""
     if not inspect.isclass(piece) and not isinstance(piece, FunctionType | MethodType):
         piece = type(piece)
     try:
-        return inspect.getsource(piece)  # type: ignore[arg-type]
+        return inspect.getsource(piece)
     except (OSError, TypeError):
-        code = getattr(piece, "__code__", None)
+        methods = vars(piece).values() if inspect.isclass(piece) else [piece]
+        codes = [getattr(method, "__code__", None) for method in methods]
         name = str(getattr(piece, "__qualname__", ""))
-        return name + (code.co_code.hex() + repr(code.co_names) if code else "")
+        return name + "".join(_compiled(code) for code in codes if code is not None)
+
+
+def _compiled(code: CodeType) -> str:
+    """What a function does, without where it was written."""
+    constants = []
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            constants.append(_compiled(one))
+        else:  # the order of a set is another in each process
+            constants.append(repr(sorted(map(repr, one)) if isinstance(one, frozenset) else one))
+    return repr((code.co_code.hex(), code.co_names, constants))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.pixels import check_pixels
 from robustbench_lite.datasets import Split
-from robustbench_lite.datasets.splits import check_pixels
 
 WHAT = "in_memory"  # the name of data that have none, in messages
 
@@ -85,13 +85,13 @@ def read(data: object, n: int | None) -> tuple[Tensor, Tensor]:
         count += len(batches[-1][0])
     if not batches:
         raise InputError(f"{name} holds no images")
-    images = [images for images, _ in batches]
-    if different := {tuple(one.shape[1:]) for one in images} - {tuple(images[0].shape[1:])}:
+    parts = [images for images, _ in batches]
+    if different := {tuple(one.shape[1:]) for one in parts} - {tuple(parts[0].shape[1:])}:
         raise InputError(
-            f"images of {name} have shapes {tuple(images[0].shape[1:])} and {different.pop()}: "
+            f"images of {name} have shapes {tuple(parts[0].shape[1:])} and {different.pop()}: "
             "give all the same size"
         )
-    joined = as_images(torch.cat(images), name)
+    joined = as_images(torch.cat(parts), name)
     return joined, as_labels(torch.cat([labels for _, labels in batches]), joined, name)
 
 

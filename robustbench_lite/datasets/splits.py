@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.pixels import check_pixels
 from robustbench_lite.datasets.arrays import content_hash
 from robustbench_lite.datasets.catalogue import DATASETS, dataset_info, known_variants
 
@@ -166,29 +166,6 @@ class Split:
             whole_hash=self.whole_hash if self.is_subset else self.content_hash,
             is_subset=True,
         )
-
-
-def check_pixels(images: Tensor, name: str) -> None:
-    """Raise InputError where float images are not all finite and in [0, 1].
-
-    Args:
-        images: (N, C, H, W); whole numbers need no look.
-        name: of the data set, for the message.
-    """
-    if not images.is_floating_point() or not images.numel():
-        return
-    low, high = (float(edge) for edge in torch.aminmax(images.detach()))
-    if low >= 0.0 and high <= 1.0:
-        return
-    if not (math.isfinite(low) and math.isfinite(high)):
-        cure = "they hold NaN or infinite pixels"
-    elif low >= 0.0 and 1.5 < high <= 255.0:
-        cure = "divide by 255, or give them as uint8"
-    else:
-        cure = "were they normalised? Do that inside the network, and give pixels here"
-    raise InputError(
-        f"images of {name} are in [{low:.3g}, {high:.3g}]; they must be in [0, 1]: {cure}"
-    )
 
 
 def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
