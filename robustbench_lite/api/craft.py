@@ -14,7 +14,6 @@ from robustbench_lite.attacks.first_order.pgd import Keep, Start, pgd
 from robustbench_lite.attacks.model_state import BnMode
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel, parse_eps
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.datasets.splits import check_pixels
 
 
 def craft(
@@ -76,7 +75,6 @@ def craft(
     threat = ThreatModel(norm, parse_eps(eps))  # raises on a radius in 0-255 units
     step_size = float(parse_eps(alpha, "alpha"))
     check_batch(x, y)
-    check_pixels(x, "this batch")
     if bn_mode not in get_args(BnMode):
         raise InputError(f"bn_mode={bn_mode!r} is unknown; available: eval, train")
     if ids is None:
