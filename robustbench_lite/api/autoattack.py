@@ -320,7 +320,7 @@ def _share(standing: Tensor, total: int) -> str:
 
 def _logger(path: str | Path | None) -> logging.Logger:
     """A logger of its own, to stdout as the authors print, and to a file."""
-    logger = logging.Logger("robustbench_lite.AutoAttack", logging.INFO)
+    logger = logging.Logger("AutoAttack", logging.INFO)
     logger.addHandler(logging.StreamHandler(sys.stdout))
     if path is not None:
         try:
