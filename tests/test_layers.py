@@ -30,6 +30,7 @@ ARROWS = {
     "selftest": "attacks checkpoints core datasets verifier",
     "reproduction": "attacks checkpoints core datasets evaluation leaderboard training",
     "submission": "attacks checkpoints core datasets evaluation leaderboard models verifier",
+    "api": "attacks checkpoints core datasets defenses evaluation leaderboard verifier",
     "cli": (
         "attacks checkpoints core datasets defenses detection evaluation leaderboard models "
         "reproduction selftest submission training transfer"

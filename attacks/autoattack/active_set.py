@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.core.pixels import check_pixels
 
 Rows = dict[str, Tensor]  # every tensor has one row per example
 _LONGEST_PERIOD = 32  # steps between two checks for candidates
@@ -116,8 +117,9 @@ def attack_active_set(
         `keep_best_of_run` the last candidate).
 
     Raises:
-        InputError: when a loss or gradient was not finite.
+        InputError: for images outside [0, 1], or when a loss or gradient was not finite.
     """
+    check_pixels(x)
     with attacked(model), attacked(network or model), torch.no_grad():
         logits = [_clean_logits(model, x, capacity) for _ in range(passes)]
         right = ((majority(logits) == y) | keep_best_of_run).nonzero().flatten()

@@ -80,7 +80,7 @@ def _minimise(
     delta = torch.zeros_like(x)
     first, second = torch.zeros_like(x), torch.zeros_like(x)
     best, best_norm = x, torch.full_like(c, torch.inf)
-    finite = FiniteCheck(x.device)
+    finite = FiniteCheck(x.device, pixels=x)
     for step in range(steps + 1):
         delta = delta.detach().requires_grad_(step < steps)
         with torch.set_grad_enabled(step < steps):

@@ -87,7 +87,8 @@ def pgd(
         x_adv (B, C, H, W), detached, inside ball and box; a failed example yields what `keep` says.
 
     Raises:
-        InputError: on unknown options, or when a loss or gradient is not finite (names the step).
+        InputError: on unknown options; without `finite` on images outside [0, 1]; or when a loss
+            or gradient is not finite (names the step).
 
     Cost:
         `steps` forwards and backwards per restart, one more forward unless `keep="last"` with one
@@ -111,7 +112,7 @@ def pgd(
             if steps == 0 or keep != "last":  # no step will bring it inside
                 x_adv = project(x_adv, x, norm=norm, eps=eps) if steps else x_adv.clamp(0.0, 1.0)
             trail: _Scored | None = None
-            watch = finite or FiniteCheck(x.device)
+            watch = finite or FiniteCheck(x.device, pixels=x)
             for step in range(steps):
                 x_adv = x_adv.detach().requires_grad_(True)
                 with torch.enable_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class UserNetwork(nn.Module):
     """A network whose code is the user's: every pass raises `NetworkError` or gives logits.
 
     Logits are a floating-point tensor `(B, K)` on the device of the images, with the same K in
-    every pass. Whether they are finite is for those to look at who use them.
+    every pass. Whether they are finite is for those to look at who use them. Logits that come
+    inside something else are taken out (see `unwrapped`), and `output` says of what.
 
     Args:
         network: the user's.
@@ -32,11 +33,12 @@ class UserNetwork(nn.Module):
         self.network, self.name = network, name
         self.training = network.training
         self.classes: int | None = None  # K, once known
+        self.output = ""  # where the logits were found, once known; empty when nowhere else
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W), checked in shape, type and device."""
         with user_code(f"model {self.name} fails on images of shape {tuple(x.shape)}"):
-            logits: object = self.network(x)
+            logits, self.output = unwrapped(self.network(x))
         found = check_logits(logits, x, name=f"model {self.name}", classes=self.classes)
         if self.classes not in (None, found.shape[1]):
             raise NetworkError(
@@ -45,6 +47,34 @@ class UserNetwork(nn.Module):
             )
         self.classes = found.shape[1]
         return found
+
+
+def unwrapped(output: object) -> tuple[object, str]:
+    """The logits in what a network returned: the first of a tuple, or what is named `logits`.
+
+    Args:
+        output: a tensor; or a tuple, a mapping with the key `logits`, or an object with
+            that attribute, as the networks of several libraries return.
+
+    Returns:
+        The logits, unchecked, and where they were found; `output` itself and an empty text where
+        there is nothing to take out.
+    """
+    if isinstance(output, Tensor):
+        return output, ""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"], f"'logits' of a {type(output).__name__}"
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits, f".logits of a {type(output).__name__}"  # type: ignore[attr-defined]
+    if isinstance(output, tuple) and output:
+        return output[0], f"the first of a tuple of {len(output)}"
+    return output, ""
+
+
+def output_of(model: nn.Module) -> dict[str, str]:
+    """What the header of a run says of a network whose logits are taken out of something else."""
+    output = model.output if isinstance(model, UserNetwork) else ""
+    return {"model_output": output} if output else {}
 
 
 def check_logits(logits: object, x: Tensor, *, name: str, classes: int | None) -> Tensor:
@@ -63,6 +93,11 @@ def check_logits(logits: object, x: Tensor, *, name: str, classes: int | None) -
     if not isinstance(logits, Tensor):
         raise NetworkError(
             f"{name} returns a {type(logits).__name__}; it must return logits {wanted}"
+        )
+    if classes in (None, 2) and logits.shape in ((n,), (n, 1)):
+        raise NetworkError(
+            f"{name} gives one number an image; it must give floating-point logits ({n}, 2): of z "
+            "(B,) before the sigmoid return torch.stack([torch.zeros_like(z), z], 1)"
         )
     if not logits.is_floating_point() or logits.dim() != 2 or logits.shape[0] != n:
         raise NetworkError(

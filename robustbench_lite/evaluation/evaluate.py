@@ -18,7 +18,7 @@ from robustbench_lite.attacks.acceleration.search_network import SearchNetwork, 
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.checkpoints.model_source import LoadedModel
-from robustbench_lite.checkpoints.user_network import passes_of
+from robustbench_lite.checkpoints.user_network import output_of, passes_of
 from robustbench_lite.core.errors import DamagedFileError, InputError
 from robustbench_lite.core.numerics import (
     check_seed,
@@ -183,9 +183,9 @@ class _Evaluation:
             before_attacks = passes_of(self.model, "checks before the first attack")
             with workers.first_alone("checking"), before_attacks:
                 self.search = self._search_network()
-                now = {**now, "search_network": self.search.summary}
-                fix_environment(self.ledger, now, begin=workers.first and before == 0)
                 check_attackable(self.model, self.data)
+                now = {**now, "search_network": self.search.summary, **output_of(self.model)}
+                fix_environment(self.ledger, now, begin=workers.first and before == 0)
             # A folder without a finished part may hold the checks of another network.
             if workers.first and (before == 0 or not self.ledger.checks_path.exists()):
                 self._measure_flags()
