@@ -9,6 +9,12 @@ from robustbench_lite.core.registry import Entry, Registry
 from robustbench_lite.datasets.info import DatasetInfo
 
 SPLITS = ("train", "test")
+SOURCES = {
+    "folder": "images in one sub-folder a class: folder:DIR",
+    "parquet": "Parquet files with encoded images and labels: parquet:DIR",
+    "npz": "arrays x and y of numpy: npz:FILE",
+}
+"""A user's own data: what stands before the colon, and what it is."""
 _SETS = "robustbench_lite.datasets.sets"
 DATASETS = Registry(
     "data set",
@@ -73,7 +79,17 @@ def dataset_info(name: str) -> DatasetInfo:
 
 def known_variants(name: str) -> Mapping[str, str]:
     """Content hash of a copy that is not the original, to what was changed; empty if unknown."""
-    return dataset_info(name).known_variants if name in DATASETS else {}
+    return dataset_info(name).known_variants if is_registered(name) else {}
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is a user's own data, such as `folder:DIR`."""
+    return name.partition(":")[0] in SOURCES and ":" in name
+
+
+def is_registered(name: str) -> bool:
+    """Whether a name is that of a data set that everybody has, and not of a user's own."""
+    return name in DATASETS
 
 
 def check_split_name(split: str) -> None:

@@ -17,6 +17,18 @@ Augmentation = Literal["none", "crop", "crop_flip"]
 
 
 @dataclass(frozen=True)
+class Resize:
+    """How images are brought to one size: by Pillow's bilinear filter, as torchvision does it.
+
+    Args:
+        cover: (height, width) that the image is scaled to cover, keeping its proportions, before
+            `image_size` is cut out of the middle; None: squeezed to `image_size`.
+    """
+
+    cover: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """The fixed facts of one data set.
 
@@ -42,7 +54,13 @@ class DatasetInfo:
         hub_splits: split name to its name in Hugging Face's file names, where that is another.
         hub_folders: folders of its configuration, where the hub has several.
         class_aliases: other names of classes in Parquet files, to those of `class_names`.
-        grey_to_rgb: greyscale images are made RGB, instead of refused.
+        to_rgb: Pillow's modes of images that are made RGB, instead of refused.
+        resize: how images of other sizes are brought to `image_size`; None refuses them.
+        formats: of encoded images; no other decoder is tried.
+        sixteen_bit: greyscale images of 16 bits, decoded to float32.
+        class_folders: it has no archives, but is a local folder with a sub-folder a class, in the
+            order of their names.
+        own: a user's data, whose facts were read off its first image.
     """
 
     name: str
@@ -61,4 +79,9 @@ class DatasetInfo:
     hub_splits: Mapping[str, str] = field(default_factory=dict, hash=False)
     hub_folders: tuple[str, ...] = ()
     class_aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
-    grey_to_rgb: bool = False
+    to_rgb: tuple[str, ...] = ()
+    resize: Resize | None = None
+    formats: tuple[str, ...] = ("PNG", "JPEG")
+    sixteen_bit: bool = False
+    class_folders: bool = False
+    own: bool = False

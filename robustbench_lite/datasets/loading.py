@@ -11,7 +11,7 @@ import torch
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import Arrays, check_arrays, content_hash
-from robustbench_lite.datasets.catalogue import check_split_name, dataset_info
+from robustbench_lite.datasets.catalogue import check_split_name, dataset_info, is_own
 from robustbench_lite.datasets.info import DatasetInfo
 from robustbench_lite.datasets.readers.archives import Archive, file_hash
 from robustbench_lite.datasets.readers.decoded_cache import cache_path, decode_once, file_identity
@@ -36,11 +36,13 @@ def load_split(
     data_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     progress: bool = False,
+    image_size: str | int | None = None,
+    classes: str | int | Path | None = None,
 ) -> Split:
     """Load one split of a data set, decoded, on the CPU.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`; or a user's own data, `folder:DIR`, `parquet:DIR` or `npz:FILE`.
         split: `"train"` or `"test"` (Tiny ImageNet: its labelled validation images are test).
         data_dir: a folder, only read, that holds the split: either in the Hugging Face Parquet
             layout (searched recursively for `{split}-*.parquet`) or as the official archives under
@@ -50,6 +52,10 @@ def load_split(
             (`<cache_dir>/decoded/`) are kept; default: the environment variable
             ROBUSTBENCH_LITE_CACHE, else the user's cache folder. Never inside `data_dir`.
         progress: show download bars on stderr.
+        image_size: of a user's own images: `224` or `"224x192"` (height x width), to which each is
+            scaled, keeping its proportions, until it covers that, and cut out of the middle.
+        classes: of a user's own data: a file with a class name a line, in the order of the labels,
+            or how many classes there are.
 
     Returns:
         The split; `Split.canonical` says whether its pixels are the original ones.
@@ -63,6 +69,13 @@ def load_split(
         >>> len(test), tuple(test.pixels(slice(0, 2)).shape)
         (364, (2, 1, 8, 8))
     """
+    if is_own(name):
+        return _own(name, split, data_dir, cache_dir, image_size, classes)
+    if image_size is not None or classes is not None:
+        raise InputError(
+            f"--image-size and --classes are for data of your own (folder:DIR, ...); {name} has a "
+            "size and classes already"
+        )
     info = dataset_info(name)
     check_split_name(split)
     folder = None if data_dir is None else _data_folder(data_dir)
@@ -79,6 +92,24 @@ def load_split(
 
     arrays, digest = decode_once(cache_path(cache, name, split, plan.identity), info, decode)
     return _as_split(info, split, arrays, digest, plan.source)
+
+
+def _own(
+    name: str,
+    split: str,
+    data_dir: str | Path | None,
+    cache_dir: str | Path | None,
+    image_size: str | int | None,
+    classes: str | int | Path | None,
+) -> Split:
+    from robustbench_lite.datasets.sources import Wanted, load_source, parse_size, read_classes
+
+    wanted = Wanted(
+        None if image_size is None else parse_size(str(image_size)),
+        None if classes is None else read_classes(str(classes)),
+    )
+    folder = None if data_dir is None else _data_folder(data_dir)
+    return load_source(name, split, wanted, data_dir=folder, cache=cache_folder(cache_dir, folder))
 
 
 def _embedded(info: DatasetInfo, split: str, folder: Path | None) -> Split:

@@ -13,9 +13,17 @@ from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import content_hash
-from robustbench_lite.datasets.catalogue import DATASETS, dataset_info, known_variants
+from robustbench_lite.datasets.catalogue import dataset_info, is_registered, known_variants
 
-Source = Literal["official archive", "local parquet", "embedded", "in memory"]
+Source = Literal[
+    "official archive",
+    "local parquet",
+    "local files",
+    "class folders",
+    "npz file",
+    "embedded",
+    "in memory",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +42,7 @@ class Split:
         whole_hash: content hash of the whole split, when it is known already or when this is a
             subset; None otherwise.
         is_subset: whether `subset` made this one.
+        class_names: of data that are not registered, the name of each label; may be empty.
 
     Raises:
         InputError: wrong dtype or shape, images and labels of different length or device, a float
@@ -48,6 +57,7 @@ class Split:
     source: Source = "in memory"
     whole_hash: str | None = None
     is_subset: bool = False
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -95,7 +105,7 @@ class Split:
         """
         if self.source == "official archive":
             return True
-        if self.name not in DATASETS:
+        if not is_registered(self.name):
             return None
         whole = self.whole_hash or self.content_hash
         known = dataset_info(self.name).canonical_hashes.get(self.split)
