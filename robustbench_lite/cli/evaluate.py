@@ -184,4 +184,7 @@ def default_folder(
 ) -> str:
     """One folder per (data, protocol, network, examples, seed): a call finds its own result."""
     weights = model_hash.removeprefix("sha256:")[:8]
-    return folder_name(f"{data.name}-{protocol_id}-{weights}-{data.split}{images.word}-seed{seed}")
+    name = data.name
+    if data.class_names:  # not registered: the name says little about the pixels
+        name += f"-{data.content_hash.removeprefix('sha256:')[:8]}"
+    return folder_name(f"{name}-{protocol_id}-{weights}-{data.split}{images.word}-seed{seed}")

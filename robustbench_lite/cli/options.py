@@ -66,18 +66,24 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
 
 
-def add_data(parser: argparse.ArgumentParser, *, splits: bool = True) -> None:
+def add_data(
+    parser: argparse.ArgumentParser,
+    *,
+    splits: bool = True,
+    default: str = "that of the checkpoint",
+) -> None:
     """Options that name the images: a data set, or a user's own.
 
     Args:
         parser: of the command.
         splits: whether another split than test may be chosen.
+        default: what is taken without `--dataset`, for the help text.
     """
     parser.add_argument(
         "--dataset",
         metavar="DATA",
         help="a name of rbl list datasets; or folder:DIR, parquet:DIR, npz:FILE, FILE.py:factory "
-        "(default: the data set of the checkpoint)",
+        f"(default: {default})",
     )
     parser.add_argument(
         "--image-size",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.core.registry import Entry, Registry
+from robustbench_lite.core.registry import Entry, Registry, unknown_name
 from robustbench_lite.datasets.info import DatasetInfo
 
 SPLITS = ("train", "test")
@@ -71,6 +71,9 @@ def dataset_info(name: str) -> DatasetInfo:
     Raises:
         InputError: for an unknown name; near matches are suggested.
     """
+    prefix, colon, _ = name.partition(":")
+    if colon and prefix not in DATASETS:
+        raise InputError(unknown_name("data source", prefix, {**SOURCES, "FILE.py": ""}))
     info = DATASETS.load(name)
     if not isinstance(info, DatasetInfo):
         raise InputError(f"data set {name!r} is {type(info).__name__}, expected a DatasetInfo")
@@ -80,6 +83,11 @@ def dataset_info(name: str) -> DatasetInfo:
 def known_variants(name: str) -> Mapping[str, str]:
     """Content hash of a copy that is not the original, to what was changed; empty if unknown."""
     return dataset_info(name).known_variants if is_registered(name) else {}
+
+
+def class_names(name: str, count: int) -> tuple[str, ...]:
+    """What to call the `count` classes of a result's data set: a user's own have numbers."""
+    return dataset_info(name).class_names if is_registered(name) else tuple(map(str, range(count)))
 
 
 def is_own(name: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.readers.archives import Archive
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Sequence[Path], "DatasetInfo", str], "Arrays"]
 Augmentation = Literal["none", "crop", "crop_flip"]
+
+
+def no_official_files(files: Sequence[Path], info: DatasetInfo, split: str) -> Arrays:
+    """The reader of data that are only ever read from a user's own files."""
+    raise InputError(f"{info.name} has no official {split} files to read")
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class DatasetInfo:
         read: decodes a split of the official files, in the order of `archives`, whose hashes were
             checked before: images uint8 (N, C, H, W) and labels int64 (N,) in the files' own
             order; `InputError` for a truncated or foreign file. Of an embedded data set it gets no
-            file.
+            file; a user's own data have none.
         archives: split name to its official files; none for an embedded data set.
         known_variants: content hash of a copy that is not the original, to what was changed.
         label_columns: of Parquet files, the first that is there.
@@ -71,7 +77,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     augmentation: Augmentation
     class_names: tuple[str, ...]
-    read: Reader
+    read: Reader = no_official_files
     canonical_hashes: Mapping[str, str] = field(default_factory=dict, hash=False)
     archives: Mapping[str, tuple[Archive, ...]] = field(default_factory=dict, hash=False)
     known_variants: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import content_hash
 from robustbench_lite.datasets.catalogue import dataset_info, is_registered, known_variants
+from robustbench_lite.datasets.info import DatasetInfo
 
 Source = Literal[
     "official archive",
@@ -118,6 +119,31 @@ class Split:
         """One line for records: the source, and what is known to be altered in the pixels."""
         note = known_variants(self.name).get(self.whole_hash or self.content_hash)
         return f"{self.source}: {note}" if note else self.source
+
+    @cached_property
+    def facts(self) -> DatasetInfo:
+        """The facts of its data set; of one that is not registered they are read off this split:
+        mean and standard deviation of each channel over all its pixels."""
+        if is_registered(self.name):
+            return dataset_info(self.name)
+        sums = torch.zeros(2, self.images.shape[1], dtype=torch.float64)
+        for start in range(0, len(self), 500):
+            x = self.pixels(slice(start, start + 500)).double().cpu()
+            sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+        mean, square = sums / (len(self) * self.images[0, 0].numel())
+        std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1e-3)  # of one colour
+        height, width = self.images.shape[2:]
+        return DatasetInfo(
+            name=self.name,
+            num_classes=self.num_classes,
+            channels=len(mean),
+            image_size=(height, width),
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            augmentation="none",
+            class_names=self.class_names or tuple(map(str, range(self.num_classes))),
+            own=True,
+        )
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on `device`; a hash computed already is kept."""
