@@ -79,7 +79,7 @@ def load_split(
     info = dataset_info(name)
     check_split_name(split)
     folder = None if data_dir is None else _data_folder(data_dir)
-    if not info.archives:
+    if not info.archives and not info.class_folders:
         return _embedded(info, split, folder)
     cache = cache_folder(cache_dir, folder)
     if folder is None:
@@ -169,7 +169,13 @@ def cache_folder(cache_dir: str | Path | None, data_folder: Path | None = None) 
 
 
 def _download_plan(info: DatasetInfo, split: str, cache: Path, progress: bool) -> _Plan:
-    archives = info.archives[split]
+    archives = _archives(info, split)
+    if unpinned := [archive for archive in archives if not archive.known_hash]:
+        names = " and ".join(archive.file_name for archive in unpinned)
+        raise InputError(
+            f"{info.name} is not downloaded, since no SHA-256 of it is published: get {names} from "
+            f"{unpinned[0].urls[0]} and name the folder with --data-dir"
+        )
 
     def read() -> Arrays:
         from robustbench_lite.datasets.readers.download import fetch
@@ -184,10 +190,13 @@ def _download_plan(info: DatasetInfo, split: str, cache: Path, progress: bool) -
 def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
     from robustbench_lite.datasets.readers.parquet import find_shards, read_parquet
 
-    shards = find_shards(folder, info, split)
+    # Of a family, Parquet files of the same form would say nothing of which member they are.
+    shards = () if ":" in info.name else find_shards(folder, info, split)
     if shards:
         return _Plan("local parquet", file_identity(shards), lambda: read_parquet(shards, info))
-    archives = info.archives[split]
+    if info.class_folders:
+        return _class_folders_plan(info, split, folder)
+    archives = _archives(info, split)
     candidates = [
         sorted(path for path in folder.rglob(archive.file_name) if path.is_file())
         for archive in archives
@@ -202,13 +211,50 @@ def _local_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
 
     present = [path for paths in candidates for path in paths]
     pinned = tuple(archive.known_hash for archive in archives)
-    return _Plan("official archive", (*pinned, *file_identity(present)), read)
+    source: Source = "official archive" if all(pinned) else "local files"
+    return _Plan(source, (*pinned, *file_identity(present)), read)
+
+
+def _archives(info: DatasetInfo, split: str) -> tuple[Archive, ...]:
+    """The official files of a split."""
+    if info.class_folders:
+        raise InputError(
+            f"{info.name} is not downloaded: name a folder with --data-dir that holds "
+            f"{info.hub_splits.get(split, split)}-*.parquet, or train/ and val/ with one "
+            f"sub-folder for each of its {info.num_classes} classes"
+        )
+    if split not in info.archives:
+        raise InputError(f"{info.name} has no {split} split; it has {', '.join(info.archives)}")
+    return info.archives[split]
+
+
+def _class_folders_plan(info: DatasetInfo, split: str, folder: Path) -> _Plan:
+    from robustbench_lite.datasets.readers.class_folders import (
+        labelled_files,
+        read_class_folders,
+        split_folder,
+    )
+
+    place = split_folder(folder, split)
+    files, labels, names = labelled_files(place, None)
+    if len(names) != info.num_classes:  # labels are places in the order of all names
+        raise InputError(
+            f"{place} has {len(names)} class folders, {info.name} has {info.num_classes}; for some "
+            f"of them use --dataset folder:{place} with --classes FILE"
+        )
+
+    def read() -> Arrays:
+        return read_class_folders(files, labels, info)
+
+    return _Plan("class folders", (*file_identity(files), *names), read)
 
 
 def _official_file(candidates: list[Path], archive: Archive) -> Path:
     """The candidate with the pinned hash: MNIST and Fashion-MNIST share their file names."""
     from robustbench_lite.datasets.readers.download import verify
 
+    if not archive.known_hash:
+        return candidates[-1]
     for path in candidates[:-1]:
         if file_hash(path, archive.known_hash) == archive.known_hash:
             return path

@@ -33,12 +33,17 @@ def read_npz(path: Path, split: str) -> Arrays:
     Raises:
         InputError: a damaged file, pickled objects, arrays that are missing or of another kind.
     """
+    return read_arrays(path, split=split)
+
+
+def read_arrays(path: Path, names: tuple[str, str] | None = None, *, split: str = "") -> Arrays:
+    """The arrays called `names`, else those of a split; see `read_npz`."""
     try:
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path} is no .npz; save both arrays with np.savez(path, x=x, y=y)")
         _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as stored:
-            names = _names(list(stored.files), split, path)
+            names = names or _names(list(stored.files), split, path)
             images, labels = (stored[name] for name in names)
     except InputError:
         raise
