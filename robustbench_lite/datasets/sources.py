@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -120,8 +120,8 @@ def own_split(made: object, name: str, split: str, classes: tuple[str, ...] | No
     Raises:
         InputError: for anything else, and as of `read_npz`.
     """
-    if isinstance(made, Split):
-        return made
+    if isinstance(made, Split):  # whatever it says of its origin, code of the user's made it
+        return replace(made, source="in memory")
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise InputError(
             f"--dataset {name} gives a {type(made).__name__}; it must give a pair (images, labels)"

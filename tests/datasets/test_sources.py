@@ -389,7 +389,10 @@ def test_what_a_factory_may_give():
     split = own_split((torch.from_numpy(X), torch.from_numpy(Y)), "own.py:make", "test", None)
     assert isinstance(split, Split)
     assert (split.name, split.num_classes) == ("own.py:make", 4)
-    assert own_split(split, "own.py:make", "test", None) is split
+    assert own_split(split, "own.py:make", "test", None).content_hash == split.content_hash
+    claim = Split("svhn", "test", split.images, split.labels, 10, source="official archive")
+    assert claim.canonical is True
+    assert own_split(claim, "own.py:make", "test", None).canonical is None
     with pytest.raises(InputError, match="gives a int; it must give a pair"):
         own_split(3, "own.py:make", "test", None)
 

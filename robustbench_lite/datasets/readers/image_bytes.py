@@ -40,8 +40,10 @@ def decode_images(encoded: Sequence[bytes | None], info: DatasetInfo, where: Whe
     Raises:
         InputError: bytes that are no image, or another size or mode; names the first such row.
     """
-    kind = np.float32 if info.sixteen_bit else np.uint8
-    images: Pixels = np.empty((len(encoded), info.channels, *info.image_size), dtype=kind)
+    shape = (len(encoded), info.channels, *info.image_size)
+    images: Pixels = np.empty(shape, dtype=np.uint8)
+    if info.sixteen_bit:
+        images = np.empty(shape, dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_form` refuses
         for row in range(len(encoded)):
@@ -84,7 +86,7 @@ def _decode(data: bytes | None, info: DatasetInfo, where: Callable[[], str]) -> 
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _opened(data: bytes | None, formats: Sequence[str], where: Callable[[], str]) -> Image.Image:
+def _opened(data: bytes | None, formats: tuple[str, ...], where: Callable[[], str]) -> Image.Image:
     """The image whose header is read, and whose size and depth can be decoded."""
     if data is None:
         raise InputError(f"{where()} has no image bytes; the pixels must be in the file itself")
@@ -107,7 +109,7 @@ def _opened(data: bytes | None, formats: Sequence[str], where: Callable[[], str]
 
 
 def _damaged(
-    data: bytes, formats: Sequence[str], where: Callable[[], str], error: Exception
+    data: bytes, formats: tuple[str, ...], where: Callable[[], str], error: Exception
 ) -> InputError:
     # Pillow's own text names the buffer by its address, which says nothing.
     why = "cannot identify image file" if "BytesIO" in str(error) else str(error)

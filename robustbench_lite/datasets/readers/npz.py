@@ -83,7 +83,9 @@ def as_images(images: NDArray[Any], what: str) -> Pixels:
     channels_last = usual[1] if any(usual) else last < first
     if channels_last:
         images = images.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images, dtype=np.uint8 if images.dtype == np.uint8 else np.float32)
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images, dtype=np.uint8)
+    return np.ascontiguousarray(images, dtype=np.float32)
 
 
 def as_labels(labels: NDArray[Any], what: str) -> NDArray[np.int64]:
