@@ -1,9 +1,12 @@
 """A user's own images by the commands alone: evaluated, transferred, trained on, detected."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -95,6 +98,19 @@ def test_an_npz_and_a_factory(capsys):
     assert "has no 'nothing'" in line(capsys, *command, "net.py:nothing")
     assert "no file nt.py" in line(capsys, *command, "nt.py:data")
     assert "a factory resizes" in line(capsys, *command, "net.py:data", "--image-size", "8")
+
+
+def test_a_folder_of_parquet_files():
+    images = []
+    for _ in range(8):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(buffer, format="PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    Path("cells/data").mkdir(parents=True)
+    table = pa.table({"image": images, "label": [0, 1, 2, 3] * 2})
+    pq.write_table(table, "cells/data/test-00000-of-00001.parquet")
+    assert main(["evaluate", *NET, "--dataset", "parquet:cells", *QUICK]) == 0
+    assert stored()[1]["dataset"]["name"] == "parquet:cells"
 
 
 def test_a_factory_of_data_runs_only_when_allowed(capsys):
