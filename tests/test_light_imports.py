@@ -6,7 +6,8 @@ import sys
 
 STEPS = {
     "data sets": "from robustbench_lite.datasets import DATASETS, dataset_info\n"
-    "[dataset_info(name) for name in DATASETS]",
+    "[DATASETS.load(name) for name in DATASETS]\n"
+    "[dataset_info(name) for name in ('cifar10c:fog:3', 'medmnist:pathmnist')]",
     "outliers": "from robustbench_lite.datasets.outliers.sources import OUTLIERS\n"
     "assert len(list(OUTLIERS)) == 15",
     "models": "from robustbench_lite.models import MODELS; list(MODELS.items())",

@@ -248,6 +248,29 @@ def load_factory(
     return _user_network(model, module, name, num_classes=num_classes, device=device)
 
 
+def named_object(spec: str, *, what: str, allow_code: bool) -> object:
+    """Something of a user's own code that is no network, such as a factory of data.
+
+    Args:
+        spec: `path/file.py:NAME`.
+        what: the option that names it, for messages.
+        allow_code: the user agreed to run that file.
+
+    Raises:
+        InputError: one line for anything missing, not allowed, or failing in the user's code.
+    """
+    source, _, attribute = spec.rpartition(":")
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{what} {spec}: no file {source}{near_paths(path)}")
+    if not allow_code:
+        raise InputError(f"{what} {spec} runs code from {source}; add --allow-code if you trust it")
+    found: object = getattr(_run_file(path), attribute, None)
+    if found is None:
+        raise InputError(f"{what} {spec}: {source} has no {attribute!r}")
+    return found
+
+
 def _import(name: str) -> ModuleType:
     with user_code(f"module {name} cannot be imported"):
         return importlib.import_module(name)

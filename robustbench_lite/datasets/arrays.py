@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.info import DatasetInfo
 
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+
 
 class Arrays(NamedTuple):
-    """One decoded split: `images` uint8 (N, C, H, W), `labels` int64 (N,)."""
+    """One decoded split: `images` uint8 (N, C, H, W), or float32 in [0, 1]; `labels` int64 (N,)."""
 
-    images: NDArray[np.uint8]
+    images: Pixels
     labels: NDArray[np.int64]
 
 
-def content_hash(images: NDArray[np.uint8] | NDArray[np.float32], labels: NDArray[np.int64]) -> str:
+def content_hash(images: Pixels, labels: NDArray[np.int64]) -> str:
     """SHA-256 over one canonical byte layout of a split.
 
     The layout is: the ASCII line `robustbench_lite split v1 N C H W\\n` with decimal numbers, then

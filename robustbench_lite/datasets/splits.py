@@ -13,9 +13,18 @@ from torch import Tensor
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.pixels import check_pixels
 from robustbench_lite.datasets.arrays import content_hash
-from robustbench_lite.datasets.catalogue import DATASETS, dataset_info, known_variants
+from robustbench_lite.datasets.catalogue import dataset_info, is_registered, known_variants
+from robustbench_lite.datasets.info import DatasetInfo
 
-Source = Literal["official archive", "local parquet", "embedded", "in memory"]
+Source = Literal[
+    "official archive",
+    "local parquet",
+    "local files",
+    "class folders",
+    "npz file",
+    "embedded",
+    "in memory",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +43,7 @@ class Split:
         whole_hash: content hash of the whole split, when it is known already or when this is a
             subset; None otherwise.
         is_subset: whether `subset` made this one.
+        class_names: of data that are not registered, the name of each label; may be empty.
 
     Raises:
         InputError: wrong dtype or shape, images and labels of different length or device, a float
@@ -48,6 +58,7 @@ class Split:
     source: Source = "in memory"
     whole_hash: str | None = None
     is_subset: bool = False
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -95,7 +106,7 @@ class Split:
         """
         if self.source == "official archive":
             return True
-        if self.name not in DATASETS:
+        if not is_registered(self.name):
             return None
         whole = self.whole_hash or self.content_hash
         known = dataset_info(self.name).canonical_hashes.get(self.split)
@@ -108,6 +119,31 @@ class Split:
         """One line for records: the source, and what is known to be altered in the pixels."""
         note = known_variants(self.name).get(self.whole_hash or self.content_hash)
         return f"{self.source}: {note}" if note else self.source
+
+    @cached_property
+    def facts(self) -> DatasetInfo:
+        """The facts of its data set; of one that is not registered they are read off this split:
+        mean and standard deviation of each channel over all its pixels."""
+        if is_registered(self.name):
+            return dataset_info(self.name)
+        sums = torch.zeros(2, self.images.shape[1], dtype=torch.float64)
+        for start in range(0, len(self), 500):
+            x = self.pixels(slice(start, start + 500)).double().cpu()
+            sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+        mean, square = sums / (len(self) * self.images[0, 0].numel())
+        std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1e-3)  # of one colour
+        height, width = self.images.shape[2:]
+        return DatasetInfo(
+            name=self.name,
+            num_classes=self.num_classes,
+            channels=len(mean),
+            image_size=(height, width),
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            augmentation="none",
+            class_names=self.class_names or tuple(map(str, range(self.num_classes))),
+            own=True,
+        )
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on `device`; a hash computed already is kept."""
