@@ -185,7 +185,7 @@ class _Evaluation:
                 self.search = self._search_network()
                 now = {**now, "search_network": self.search.summary}
                 fix_environment(self.ledger, now, begin=workers.first and before == 0)
-                check_attackable(self.model, self.data)
+                check_attackable(self.model, self.data, self.protocol.attacks)
             # A folder without a finished part may hold the checks of another network.
             if workers.first and (before == 0 or not self.ledger.checks_path.exists()):
                 self._measure_flags()

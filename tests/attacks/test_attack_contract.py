@@ -269,6 +269,7 @@ HASHES = {
     "l1_quick": "df66f622a6890dae",
     "l2_quick": "40d11fd4f4f4cc87",
     "l2_standard": "436c64b3e6bab8c6",
+    "linf_black_box": "14ef49e847909b97",
     "linf_quick": "e3e555f2d86fc73c",
     "linf_standard": "7fa0489495fc40d0",
     "linf_transfer": "6ff294b1810779dc",
