@@ -272,6 +272,7 @@ HASHES = {
     "linf_black_box": "14ef49e847909b97",
     "linf_quick": "e3e555f2d86fc73c",
     "linf_standard": "7fa0489495fc40d0",
+    "linf_targeted": "70bedd025452e487",
     "linf_transfer": "6ff294b1810779dc",
     "cwinf20_k50_a003": "30e782d5962ee2eb",
     "fgsm": "e69600c365faf954",
