@@ -149,10 +149,9 @@ def _unbounded(row: Result, other: Result) -> str:
 
 def _broken_more(row: Result, other: Result) -> int | None:
     """Examples that `row` calls robust and `other` breaks; None where it lacks some of them."""
-    begin = row.first_example - other.first_example
-    end = begin + row.n_examples
-    if row.robust_bits is None or other.robust_bits is None or begin < 0 or end > other.n_examples:
+    mine, theirs = row.examples.id_array, other.examples.id_array  # ascending
+    if row.robust_bits is None or other.robust_bits is None or not np.isin(mine, theirs).all():
         return None
     stands = outcome_array(row.robust_bits, row.n_examples)
-    stands_there = outcome_array(other.robust_bits, other.n_examples)[begin:end]
+    stands_there = outcome_array(other.robust_bits, other.n_examples)[theirs.searchsorted(mine)]
     return int((stands & ~stands_there).sum())

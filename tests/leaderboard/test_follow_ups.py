@@ -17,6 +17,7 @@ from test_leaderboard_builder import (
     store,
 )
 
+from robustbench_lite.core.drawn_ids import ids_sha256
 from robustbench_lite.core.flag_rules import AUTOATTACKS, FLAGS, FOLLOW_UPS
 from robustbench_lite.leaderboard import Result, build_table, load_result
 from robustbench_lite.leaderboard.results.follow_ups import with_follow_ups
@@ -114,6 +115,19 @@ def test_only_the_named_attack_on_the_same_answers(changes: dict[str, Any], tmp_
     robust = 30 if "n" in changes else 60
     other = read(tmp_path / "b", robust, **{"version": "plus", **changes})
     assert reasons(row, other)[0] == (BLACK_BOX,)
+
+
+@pytest.mark.parametrize(("robust", "more"), [(60, 0), (50, 5)])
+def test_a_row_over_some_of_the_images_is_answered_on_those(
+    robust: int, more: int, tmp_path: Path
+) -> None:
+    ids = list(range(0, N, 2))
+    some = {"count": 50, "of": N, "chosen": "subset", "ids": ids, "sha256": ids_sha256(ids)}
+    row = read(tmp_path / "a", 30, "standard", raised=BLACK_BOX, n=50, examples=some)
+    plus = with_follow_ups([row, read(tmp_path / "b", robust, "plus")])[0]
+    assert plus.reasons == ((BLACK_BOX,) if more else ())
+    said = f"{BLACK_BOX} answered by mine@0.1.v1: it breaks {more} of 50 more"
+    assert plus.answered == (() if more else (said,))
 
 
 def test_the_name_of_a_protocol_is_not_its_attack(tmp_path: Path) -> None:
