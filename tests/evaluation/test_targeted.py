@@ -17,6 +17,7 @@ from robustbench_lite.evaluation.flags.outcome_checks import outcome_checks
 from robustbench_lite.evaluation.flags.thresholds import Check, NetworkChecks
 from robustbench_lite.evaluation.ledger import COLUMNS, Ledger, read_header
 from robustbench_lite.leaderboard import load_result
+from robustbench_lite.leaderboard.statistics.ranking import rank_results
 from robustbench_lite.submission.entry import _write_evidence
 from robustbench_lite.submission.recheck import Recheck, Sample
 from robustbench_lite.submission.review import RunOptions
@@ -111,8 +112,13 @@ def test_evidence_of_broken_images_still_hits_the_target(source, digits, protoco
     assert torch.equal(source.model(images).argmax(dim=1), aims)
 
 
-def test_an_untargeted_result_says_nothing_of_targets(source, digits, tmp_path):
-    result = run(source, digits, load_protocol("linf_quick", eps="0.1"), tmp_path / "r")
+def test_an_untargeted_result_says_nothing_of_targets_and_shares_no_rank(
+    source, digits, protocol, tmp_path
+):
+    run(source, digits, protocol, tmp_path / "targeted")
+    result = run(source, digits, load_protocol("linf_quick", eps="0.3"), tmp_path / "r")
+    both = [load_result(tmp_path / name / "result.json") for name in ("targeted", "r")]
+    assert [len(group.rows) for group in rank_results(both)] == [1, 1]
     assert all("targeted" not in attack for attack in result["attacks"].values())
     ledger = Ledger(tmp_path / "r", read_header(tmp_path / "r"))
     assert ledger.read_targets("pgd20_ce", 0) is None
