@@ -10,17 +10,11 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 from robustbench_lite.datasets import load_split
-from robustbench_lite.selftest.bounds import (
-    Affine,
-    Region,
-    affine_layers,
-    interval_margins,
-    relaxed_margins,
-)
+from robustbench_lite.selftest.bounds import affine_layers
 from robustbench_lite.selftest.case import Case, known_case
 from robustbench_lite.selftest.closed_forms import box_radii, linear_radii, staircase_gain
-from robustbench_lite.selftest.complete import can_win
-from robustbench_lite.selftest.digits_network import EPS, trained_network
+from robustbench_lite.selftest.complete import decided
+from robustbench_lite.selftest.digits_network import EPS, digits_network
 from robustbench_lite.selftest.networks import (
     PIXELS,
     SIDE,
@@ -32,8 +26,6 @@ from robustbench_lite.selftest.networks import (
 
 _DRAWN = 8192  # images to choose from
 _WINDOW = 0.05  # of the radius: how near to it the chosen images are
-_ROUNDING = 0.001  # of the radius: between what is proved robust and what is proved broken
-_CERTAIN = 1e-6  # of a logit: float64 bounds against float32 passes
 _DIGITS = 100
 _LEVELS = 16
 
@@ -53,7 +45,7 @@ def short_cases(seed: int) -> Mapping[str, Callable[[], Case]]:
         "ReLU box, Linf": lambda: box_case("Linf", seed),
         "ReLU box, L2": lambda: box_case("L2", seed),
         "staircase, Linf": lambda: staircase_case(seed),
-        "digits, certified, Linf": lambda: digits_case(seed),
+        "digits, certified, Linf": digits_case,
     }
 
 
@@ -183,45 +175,21 @@ def staircase_case(seed: int) -> Case:
     )
 
 
-def digits_case(seed: int) -> Case:
-    """100 test digits on a network trained here, each certified or broken without the engine.
-
-    Bounds decide most images; the rest is decided by mixed-integer programs, at radii 0.1 % below
-    and above. An image that no program decides counts as not known.
-    """
-    network = trained_network(seed)
+def digits_case() -> Case:
+    """100 test digits on a trained network, decided without the engine; see `decided`."""
+    network = digits_network()
     data = load_split("digits", "test")
     x, y = data.pixels(slice(0, _DIGITS)), data.labels[:_DIGITS]
-    layers, flat = affine_layers(network, x.shape[1:]), x.flatten(1).double()
-    with torch.no_grad():
-        wrong = network(x).argmax(dim=1) != y
-    larger = Region(flat, "Linf", EPS * (1.0 + _ROUNDING))
-    margins = relaxed_margins(layers, larger, y)
-    intervals = (interval_margins(layers, larger, y) > _CERTAIN).all(dim=1)
-    relaxed = (margins > _CERTAIN).all(dim=1)
-    robust, broken = intervals | relaxed, wrong.clone()
-    for row in (~robust & ~wrong).nonzero().flatten().tolist():
-        robust[row], broken[row] = _decided(layers, flat[row : row + 1], int(y[row]), margins[row])
-    proof = f"intervals {int(intervals.sum())}, relaxation {int(relaxed.sum())}, then MILP"
+    known = decided(affine_layers(network, x.shape[1:]), x.flatten(1).double(), y, EPS)
     return known_case(
         "digits, certified, Linf",
         network,
         (x, y),
         ThreatModel("Linf", Fraction(EPS).limit_denominator(1000)),
-        unbreakable=robust,
-        breakable=broken,
-        proof=proof,
+        unbreakable=known.unbreakable,
+        breakable=known.breakable,
+        proof=known.proof,
     )
-
-
-def _decided(layers: list[Affine], x: Tensor, label: int, margins: Tensor) -> tuple[bool, bool]:
-    """Whether an image is proved robust at a slightly larger radius, or broken at a smaller one."""
-    smaller, larger = (Region(x, "Linf", EPS * (1.0 + sign * _ROUNDING)) for sign in (-1.0, 1.0))
-    open_classes = [j for j in margins.argsort().tolist() if margins[j] <= _CERTAIN]
-    for other in open_classes:
-        if can_win(layers, smaller, label, other).found is not None:
-            return False, True
-    return all(can_win(layers, larger, label, other).robust for other in open_classes), False
 
 
 def _images(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small networks with a known truth. Weights are drawn by counter: the same on every machine."""
+"""Small networks. Where weights are drawn here, it is by counter: the same on every machine."""
 
 from __future__ import annotations
 
@@ -76,3 +76,24 @@ def box_network(center: Tensor, *, half: float, slack: float) -> nn.Sequential:
         head.weight.copy_(torch.stack([torch.zeros(2 * PIXELS), -torch.ones(2 * PIXELS)]))
         head.bias.copy_(torch.tensor([0.0, slack]))
     return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), head)
+
+
+def conv_network(side: int, *, maps: int, hidden: int, classes: int) -> nn.Sequential:
+    """A convolution that halves the side and two linear layers, a ReLU after each but the last.
+
+    Small enough for a mixed-integer program. Its weights are torch's first draws.
+
+    Args:
+        side: of the grey images, even.
+        maps: of the convolution.
+        hidden: units of the first linear layer.
+        classes: K.
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, maps, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(maps * (side // 2) ** 2, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )

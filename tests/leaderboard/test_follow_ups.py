@@ -16,14 +16,15 @@ from test_leaderboard_builder import (
     simple,
     store,
 )
+from test_samples_compared import listed
 
-from robustbench_lite.core.drawn_ids import ids_sha256
 from robustbench_lite.core.flag_rules import AUTOATTACKS, FLAGS, FOLLOW_UPS
 from robustbench_lite.leaderboard import Result, build_table, load_result
 from robustbench_lite.leaderboard.results.follow_ups import with_follow_ups
 
 BLACK_BOX = "black_box_beats_white_box"
 N = 100
+EVEN = tuple(range(40, 80, 2))
 
 
 def plan(version: str | None, eps: str = "0.1", name: str = "mine") -> dict[str, Any]:
@@ -117,17 +118,23 @@ def test_only_the_named_attack_on_the_same_answers(changes: dict[str, Any], tmp_
     assert reasons(row, other)[0] == (BLACK_BOX,)
 
 
-@pytest.mark.parametrize(("robust", "more"), [(60, 0), (50, 5)])
-def test_a_row_over_some_of_the_images_is_answered_on_those(
-    robust: int, more: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("left", "answered"), [(59, True), (58, False)], ids=["all of its own stand", "one falls"]
+)
+def test_a_row_of_chosen_examples_is_answered_by_their_ids(
+    left: int, answered: bool, tmp_path: Path
 ) -> None:
-    ids = list(range(0, N, 2))
-    some = {"count": 50, "of": N, "chosen": "subset", "ids": ids, "sha256": ids_sha256(ids)}
-    row = read(tmp_path / "a", 30, "standard", raised=BLACK_BOX, n=50, examples=some)
-    plus = with_follow_ups([row, read(tmp_path / "b", robust, "plus")])[0]
-    assert plus.reasons == ((BLACK_BOX,) if more else ())
-    said = f"{BLACK_BOX} answered by mine@0.1.v1: it breaks {more} of 50 more"
-    assert plus.answered == (() if more else (said,))
+    """Its ten robust ones have the ids 40, 42, ..., 58; the follow-up leaves 0 to `left` - 1."""
+    some = listed(EVEN)
+    row = read(tmp_path / "a", 10, "standard", raised=BLACK_BOX, n=20, examples=some)
+    assert (reasons(row, read(tmp_path / "b", left, "plus"))[0] == ()) == answered
+
+
+def test_examples_that_a_follow_up_lacks_are_not_answered(tmp_path: Path) -> None:
+    row = read(tmp_path / "a", 10, "standard", raised=BLACK_BOX, n=20, examples=listed(EVEN))
+    odd = listed(tuple(number + 1 for number in EVEN))
+    other = read(tmp_path / "b", 20, "plus", n=20, examples=odd)
+    assert reasons(row, other)[0] == (BLACK_BOX,)
 
 
 def test_the_name_of_a_protocol_is_not_its_attack(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from robustbench_lite.selftest.bounds import (
 )
 from robustbench_lite.selftest.closed_forms import linear_radii
 from robustbench_lite.selftest.complete import can_win, forward
-from robustbench_lite.selftest.networks import grid_uniform
+from robustbench_lite.selftest.networks import conv_network, grid_uniform
 
 NORMS = {"Linf": 0.1, "L2": 0.4, "L1": 0.9}
 
@@ -27,14 +27,7 @@ def draws(rows, columns, stream):
 
 @pytest.fixture(scope="module")
 def network():
-    net = nn.Sequential(
-        nn.Conv2d(1, 3, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(12, 10),
-        nn.ReLU(),
-        nn.Linear(10, 4),
-    )
+    net = conv_network(4, maps=3, hidden=10, classes=4)
     for number, parameter in enumerate(net.parameters()):
         parameter.data = draws(1, parameter.numel(), f"p{number}").view(parameter.shape)
     return net.eval()
