@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from robustbench_lite.attacks.catalogue import ATTACKS
-from robustbench_lite.attacks.contract import Attack, Count
+from robustbench_lite.attacks.contract import Attack, Count, Target, TargetableAttack
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel, parse_eps
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.integrity import protocol_hash
@@ -106,6 +106,12 @@ class AttackSpec:
             )
         with _named(self.name):
             return kind.from_parameters(self.params, variant)
+
+    @property
+    def target(self) -> Target | None:
+        """How it chooses the class that it aims at; None for an untargeted attack."""
+        attack = self.contract
+        return attack.target if isinstance(attack, TargetableAttack) else None
 
     @property
     def by_authors(self) -> AttackSpec | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.acceleration.search_network import SearchNetwork, search_network
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-from robustbench_lite.attacks.run_attack import run_attack
+from robustbench_lite.attacks.run_attack import run_attack, targets_of_spec
 from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.checkpoints.user_network import output_of, passes_of
 from robustbench_lite.core.errors import DamagedFileError, InputError
@@ -183,7 +183,7 @@ class _Evaluation:
             before_attacks = passes_of(self.model, "checks before the first attack")
             with workers.first_alone("checking"), before_attacks:
                 self.search = self._search_network()
-                check_attackable(self.model, self.data)
+                check_attackable(self.model, self.data, self.protocol.attacks)
                 now = {**now, "search_network": self.search.summary, **output_of(self.model)}
                 fix_environment(self.ledger, now, begin=workers.first and before == 0)
             # A folder without a finished part may hold the checks of another network.
@@ -274,12 +274,13 @@ class _Evaluation:
         assert self.search is not None
         counter, searched = PassCounter(self.model), PassCounter(self.search.module)
         stage = np.full(len(ids), "", dtype=object)
-        x_adv = x
+        x_adv, targets = x, None
 
         def on_stage(attack: str, broken: Tensor) -> None:
             stage[broken.cpu().numpy()] = attack
 
         if spec is not None and len(ids):
+            targets = self._targets(spec, counter, x, y, ids)
             x_adv = run_attack(
                 spec,
                 counter,
@@ -292,9 +293,10 @@ class _Evaluation:
                 passes=self.protocol.passes,
                 network=searched,
                 on_stage=on_stage,
+                target_labels=targets,
             )
         verdict, changed = judged_twice(
-            self.model, self.fresh, lambda network: self._verify(network, x, x_adv, y)
+            self.model, self.fresh, lambda network: self._verify(network, x, x_adv, y, targets)
         )
         # An attack starts from correct examples: their clean prediction is the label.
         clean_predictions = y if spec else verdict.prediction
@@ -306,13 +308,22 @@ class _Evaluation:
         table = part_rows(
             name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage
         )
-        evidence = self._evidence(x, x_adv, y, verdict) if spec else None
+        evidence = self._evidence(x, x_adv, y, verdict, targets) if spec else None
         differing = None if changed is None else ids[changed.cpu()].tolist()
-        self.ledger.write_part(name, chunk, table, evidence, changed=differing)
+        aims = None if targets is None else targets.tolist()
+        self.ledger.write_part(name, chunk, table, evidence, changed=differing, targets=aims)
         return verdict.broken
 
+    def _targets(
+        self, spec: AttackSpec, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor
+    ) -> Tensor | None:
+        """The classes (N,) that an attack aims at, for it and for the verifier."""
+        return targets_of_spec(
+            spec, model, x, y, ids=ids.to(self.device), seed=self.seed, batch_size=self.batch_size
+        )
+
     def _evidence(
-        self, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict
+        self, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict, targets: Tensor | None
     ) -> dict[str, Tensor] | None:
         """What is kept of a part's images, by name; None for nothing."""
         if self.evidence == "none":
@@ -328,9 +339,12 @@ class _Evaluation:
             threat=self.protocol.threat,
             batch_size=self.batch_size,
             passes=self.protocol.passes,
+            target_labels=targets,
         )
 
-    def _verify(self, network: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
+    def _verify(
+        self, network: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, targets: Tensor | None
+    ) -> Verdict:
         return verify(
             network,
             x,
@@ -339,6 +353,7 @@ class _Evaluation:
             threat=self.protocol.threat,
             batch_size=self.batch_size,
             passes=self.protocol.passes,
+            target_labels=targets,
         )
 
 

@@ -86,6 +86,11 @@ def evaluate_transfer(
     check_seed(seed)
     protocol.threat.check_diameter(data.images[0].numel())
     spec.check(protocol.threat, num_classes=data.num_classes)
+    if spec.target is not None:
+        raise InputError(
+            f"attack {spec.name!r} is targeted (target={spec.target!r}), and rbl transfer counts "
+            "images taken for any wrong class: choose an untargeted attack"
+        )
     identity = _identity(
         sources, targets, data, protocol, spec, images=images, seed=seed, pixels=pixels
     )
