@@ -199,7 +199,11 @@ def put_on_device(model: nn.Module, device: str | torch.device) -> nn.Module:
 
 
 def check_weights(
-    tensors: Mapping[str, Tensor], reference: nn.Module, source: str, num_classes: int
+    tensors: Mapping[str, Tensor],
+    reference: nn.Module,
+    source: str,
+    num_classes: int,
+    advice: str = "use the architecture and options of the weights",
 ) -> None:
     """Compare weights with the network they are meant for.
 
@@ -208,6 +212,7 @@ def check_weights(
         reference: the network, possibly on the meta device.
         source: what to call the weights in a message.
         num_classes: K of the reference.
+        advice: what to do when names do not fit.
 
     Raises:
         InputError: for missing or unexpected names, another shape, dtype or number of classes, or a
@@ -227,7 +232,7 @@ def check_weights(
     if missing or unexpected:
         raise InputError(
             f"{source} does not fit the architecture: missing {some_names(missing)}; "
-            f"unexpected {some_names(unexpected)}; use the architecture and options of the weights"
+            f"unexpected {some_names(unexpected)}; {advice}"
         )
     for name, tensor in tensors.items():
         wanted = expected[name]
