@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ def read_weight_file(path: Path) -> object:
             f"{path} is not opened: torch {torch.__version__} can be made to run code by such a "
             f"file; upgrade to torch>={_SAFE_TORCH[0]}.{_SAFE_TORCH[1]}, or give safetensors"
         )
+    plain: list[Callable[..., object] | tuple[Callable[..., object], str]]
     plain = [(_Unread, name) for name in _PLAIN_DATA]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(plain):
@@ -175,10 +176,9 @@ def _weight_sets(content: object, key: str, depth: int) -> Iterator[tuple[str, M
 def _reached(content: object, entry: str) -> Mapping[str, Any] | None:
     """The mapping with tensors at a place; keys may hold dots themselves."""
     if not entry:
-        named = isinstance(content, Mapping) and all(isinstance(name, str) for name in content)
-        if named and any(isinstance(value, Tensor) for value in content.values()):
-            return content
-        return None
+        if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+            return None
+        return content if any(isinstance(value, Tensor) for value in content.values()) else None
     inside = enumerate(content) if isinstance(content, list | tuple) else ()
     for name, value in content.items() if isinstance(content, Mapping) else inside:
         if entry == str(name) or entry.startswith(f"{name}."):

@@ -147,12 +147,11 @@ class _Names:
 
     def __init__(self, reference: nn.Module, renames: Mapping[str, str]) -> None:
         self.expected: Mapping[str, Tensor] = reference.state_dict()
-        known = isinstance(reference, Classifier)
-        public = dict(reference.public_names) if isinstance(reference, Classifier) else {}
+        known = reference if isinstance(reference, Classifier) else Classifier(None, None)
         # The longest name first: the map of a user may name a layer inside another.
         self._renames = dict(sorted(renames.items(), key=lambda pair: -len(pair[0])))
-        self._public = public
-        self._unused = reference.unused_modules if known else ()
+        self._public = known.public_names
+        self._unused = known.unused_modules
 
     def ours(self, bare: str) -> str | None:
         """The name in our network; None for what no forward pass uses."""
