@@ -14,6 +14,7 @@ from robustbench_lite.checkpoints.checkpoint import checkpoint_hash, load_checkp
 from robustbench_lite.checkpoints.import_weights import import_weights
 from robustbench_lite.cli import main
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.export import onnx_file
 from robustbench_lite.export.every_eval_ever import (
     Evaluator,
     every_eval_ever_record,
@@ -225,11 +226,21 @@ def test_hugging_face_reads_the_results(result: Result, of_cifar10: Result) -> N
 def test_a_missing_package_is_one_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustbench_lite.export import onnx_file
-
     monkeypatch.setattr(onnx_file, "_PACKAGES", ("no_such_package_a", "json"))
     with pytest.raises(InputError, match=r"needs no_such_package_a: pip install no_such_package_a"):
         onnx_file.write_onnx(checkpoint, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("difference", [0.1, float("nan")])
+def test_a_file_with_other_logits_is_not_written(
+    difference: float, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "_PACKAGES", ())
+    monkeypatch.setattr(onnx_file, "_exported", lambda *_: b"")
+    monkeypatch.setattr(onnx_file, "_largest_difference", lambda *_: difference)
+    with pytest.raises(InputError, match=r"gives other logits as ONNX \(by .*\): not written"):
+        onnx_file.write_onnx(checkpoint, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnxruntime_gives_the_same_logits(checkpoint: Path, tmp_path: Path) -> None:
