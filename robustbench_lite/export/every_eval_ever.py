@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,8 +47,6 @@ def every_eval_ever_record(result: Result, evaluator: Evaluator) -> dict[str, ob
         intervals; raised flags are named in the details of the robust accuracies.
     """
     identity = _identity(result, evaluator)
-    versions = result.environment.get("versions")
-    version = versions.get(LIBRARY, "unknown") if isinstance(versions, dict) else "unknown"
     return {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": f"{result.protocol.id}/{identity}/{evaluator.timestamp}",
@@ -60,29 +59,29 @@ def every_eval_ever_record(result: Result, evaluator: Evaluator) -> dict[str, ob
             "evaluator_relationship": evaluator.relationship,
             "additional_details": {"result_sha256": result.file_hash.removeprefix("sha256:")},
         },
-        "eval_library": {
-            "name": LIBRARY,
-            "version": str(version),
-            "additional_details": _texts(
-                {"git_commit": result.git_commit, "engine": result.protocol.engine_text}
-            ),
-        },
-        "model_info": {
-            "name": result.name,
-            "id": identity,
-            "additional_details": _texts(
-                {
-                    "deployment_type": "self_deployed",
-                    "model_availability": "unknown",
-                    "architecture": result.architecture,
-                    "defense": result.defense,
-                    "parameters": result.parameters,
-                    "weights_hash": result.model.hash,
-                }
-            ),
-        },
+        "eval_library": _library(result),
+        "model_info": _network(result, identity),
         "evaluation_results": _evaluations(result),
     }
+
+
+def _library(result: Result) -> dict[str, object]:
+    versions = result.environment.get("versions")
+    version = versions.get(LIBRARY, "unknown") if isinstance(versions, dict) else "unknown"
+    details = {"git_commit": result.git_commit, "engine": result.protocol.engine_text}
+    return {"name": LIBRARY, "version": str(version), "additional_details": _texts(details)}
+
+
+def _network(result: Result, identity: str) -> dict[str, object]:
+    details = {
+        "deployment_type": "self_deployed",
+        "model_availability": "unknown",
+        "architecture": result.architecture,
+        "defense": result.defense,
+        "parameters": result.parameters,
+        "weights_hash": result.model.hash,
+    }
+    return {"name": result.name, "id": identity, "additional_details": _texts(details)}
 
 
 def record_path(result: Result, evaluator: Evaluator) -> Path:
@@ -114,25 +113,22 @@ def _evaluations(result: Result) -> list[dict[str, object]]:
 def _evaluation(
     result: Result, key: str, title: str, accuracy: Accuracy, parameters: dict[str, str]
 ) -> dict[str, object]:
-    clean = key == "clean"
-    lower, upper = accuracy.interval
+    data = {
+        "split": result.dataset.split,
+        "pixels_hash": result.dataset.hash,
+        "examples": result.examples.text,
+    }
     return {
         "evaluation_result_id": f"{result.protocol.id}/{key}",
         "evaluation_name": f"{result.dataset.name} {result.protocol.id} {key}",
         "source_data": {
             "dataset_name": result.dataset.name,
             "source_type": "other",
-            "additional_details": _texts(
-                {
-                    "split": result.dataset.split,
-                    "pixels_hash": result.dataset.hash,
-                    "examples": result.examples.text,
-                }
-            ),
+            "additional_details": _texts(data),
         },
         "metric_config": {
             "evaluation_description": title,
-            "metric_id": "accuracy" if clean else f"{LIBRARY}.robust_accuracy",
+            "metric_id": "accuracy" if key == "clean" else f"{LIBRARY}.robust_accuracy",
             "metric_name": title,
             "metric_kind": "accuracy",
             "metric_unit": "proportion",
@@ -142,30 +138,38 @@ def _evaluation(
             "min_score": 0.0,
             "max_score": 1.0,
         },
-        "score_details": {
-            "score": accuracy.value,
-            "details": _texts(
-                {
-                    "correct": accuracy.correct,
-                    "seed": result.seed,
-                    "status": result.status,
-                    "flags": "" if clean else ", ".join(result.reasons),
-                }
-            ),
-            "uncertainty": {
-                "confidence_interval": {
-                    "lower": lower,
-                    "upper": upper,
-                    "confidence_level": 0.95,
-                    "method": "Wilson",
-                },
-                "num_samples": accuracy.n,
+        "score_details": _score(result, accuracy, "" if key == "clean" else _reasons(result)),
+    }
+
+
+def _score(result: Result, accuracy: Accuracy, flags: str) -> dict[str, object]:
+    lower, upper = accuracy.interval
+    details = {
+        "correct": accuracy.correct,
+        "seed": result.seed,
+        "status": result.status,
+        "flags": flags,
+    }
+    return {
+        "score": accuracy.value,
+        "details": _texts(details),
+        "uncertainty": {
+            "confidence_interval": {
+                "lower": lower,
+                "upper": upper,
+                "confidence_level": 0.95,
+                "method": "Wilson",
             },
+            "num_samples": accuracy.n,
         },
     }
 
 
-def _texts(values: dict[str, object]) -> dict[str, str]:
+def _reasons(result: Result) -> str:
+    return ", ".join(result.reasons)
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
     """Details as the schema wants them: text, and nothing that is empty."""
     return {name: str(value) for name, value in values.items() if str(value)}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from robustbench_lite.checkpoints.checkpoint import (
     CARD_FILE,
     WEIGHTS_FILE,
+    Card,
     checkpoint_hash,
     load_checkpoint,
 )
@@ -67,19 +68,18 @@ def write_hub_folder(
             )
     if out.exists():
         raise InputError(f"{out} exists: choose another folder or remove it")
-    files = _eval_results(results, hub_dataset)
-    readme = checkpoint / README_FILE
-    by_hand = readme.is_file() and not is_ours(readme.read_text(encoding="utf-8"))
+    files = {
+        CONFIG_FILE: config_text(card),
+        README_FILE: _page(checkpoint, card, results),
+        **_eval_results(results, hub_dataset),
+    }
     staged = staging_folder(out.absolute())
     try:
         (staged / RESULTS_FOLDER).mkdir(parents=True)
         for name in (WEIGHTS_FILE, CARD_FILE):
             shutil.copyfile(checkpoint / name, staged / name)
-        page = readme.read_text(encoding="utf-8") if by_hand else readme_text(card, _table(results))
-        (staged / README_FILE).write_text(page, encoding="utf-8")
-        (staged / CONFIG_FILE).write_text(config_text(card), encoding="utf-8")
         for name, text in files.items():
-            (staged / RESULTS_FOLDER / name).write_text(text, encoding="utf-8")
+            (staged / name).write_text(text, encoding="utf-8")
         staged.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error}") from error
@@ -87,11 +87,19 @@ def write_hub_folder(
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def _page(checkpoint: Path, card: Card, results: Sequence[Result]) -> str:
+    """The README: the one that somebody wrote by hand, or ours with a table of the results."""
+    path = checkpoint / README_FILE
+    written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return written if written and not is_ours(written) else readme_text(card, _table(results))
+
+
 def _eval_results(results: Sequence[Result], hub_dataset: str | None) -> dict[str, str]:
-    """File names and texts; two results of one protocol get a number."""
+    """File names and texts; of two results of one protocol the second gets a number."""
     files: dict[str, str] = {}
     for result in results:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{result.dataset.name}-{result.protocol.id}")
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{result.dataset.name}-{result.protocol.id}")
+        stem = f"{RESULTS_FOLDER}/{name}"
         same = sum(name.startswith(f"{stem}.") for name in files)
         name = f"{stem}.{same + 1}.yaml" if same else f"{stem}.yaml"
         files[name] = eval_results_text(result, hub_dataset)

@@ -192,6 +192,12 @@ def test_the_hub_folder_is_a_checkpoint_with_its_results(
         write_hub_folder(best, [], out, hub_dataset=None)
 
 
+def test_a_page_written_by_hand_goes_along(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "README.md").write_text("# Mine\n")
+    write_hub_folder(checkpoint, [], tmp_path / "hub", hub_dataset=None)
+    assert (tmp_path / "hub" / "README.md").read_text() == "# Mine\n"
+
+
 def test_results_of_another_network_are_refused(
     result: Result, checkpoint: Path, tmp_path: Path
 ) -> None:
