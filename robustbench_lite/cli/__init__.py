@@ -66,6 +66,10 @@ COMMANDS = {
         "import_weights",
         "weights of another project (.pt, .pth, .safetensors) to a checkpoint; runs no code of it",
     ),
+    "export": (
+        "export",
+        "a checkpoint or results for Hugging Face, RobustBench or Every Eval Ever, or as ONNX",
+    ),
     "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
     "show": ("show", "a recipe in full, with the keys of its bases, or a protocol, as TOML"),
     "selftest": (
