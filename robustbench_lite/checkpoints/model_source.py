@@ -27,10 +27,12 @@ from robustbench_lite.checkpoints.checkpoint import (
     parameter_count,
     put_on_device,
 )
+from robustbench_lite.checkpoints.user_imports import FolderImports
 from robustbench_lite.checkpoints.user_network import (
     NetworkError,
     UserNetwork,
     check_logits,
+    make_usable,
     user_code,
 )
 from robustbench_lite.core.errors import InputError
@@ -191,25 +193,34 @@ def _from_factory(
         raise InputError(
             f"model {source}:{attribute} runs code from {source}; add --allow-code if you trust it"
         )
-    module = _run_file(path) if is_file else _import(source)
+    imports = FolderImports(path.absolute().parent if is_file else Path.cwd())
     name = f"{path.name if is_file else source}:{attribute}"
-    model = _call(module, source, attribute)
-    return _user_network(model, module, name, num_classes=num_classes, device=device)
+    with imports.active():
+        module = _run_file(path) if is_file else _import(source)
+        model = _call(module, source, attribute)
+        return _user_network(model, module, name, imports, num_classes=num_classes, device=device)
 
 
 def _user_network(
     model: nn.Module,
     module: ModuleType,
     name: str,
+    imports: FolderImports | None = None,
     *,
     num_classes: int | None,
     device: str | torch.device,
 ) -> LoadedModel:
-    """The network of a factory, ready; its class may have replaced any method of `nn.Module`."""
+    """The network of a factory, ready; its class may have replaced any method of `nn.Module`.
+
+    An own `train()` or `to()` without `return self` is common, and does what it should.
+    """
     with user_code(f"model {name} cannot be put to use"):
-        model = put_on_device(model, device).eval()
+        make_usable(model, name)
+        moved: nn.Module | None = put_on_device(model, device)
+        model = model if moved is None else moved
+        model.eval()
         return LoadedModel(
-            model=UserNetwork(model, name),
+            model=UserNetwork(model, name, imports),
             name=name,
             kind="factory",
             hash=_factory_hash(model, module),

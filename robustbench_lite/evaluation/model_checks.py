@@ -35,6 +35,11 @@ def check_attackable(model: nn.Module, data: Split) -> None:
         Six forwards and one backward of at most eight images.
     """
     x = data.pixels(slice(0, 8))
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise InputError(
+            "the model's weights were made under torch.inference_mode(), so no gradient passes "
+            "them: build the model outside of it (torch.no_grad() does not matter)"
+        )
     _check_not_frozen(model, x)
     given = x.clone()
     check_model_contract(model, x, data.num_classes, dataset=data.name)
@@ -82,7 +87,16 @@ def _check_gradients(model: nn.Module, x: Tensor) -> None:
     """Attacks need gradients on the input."""
     images = x.clone().requires_grad_(True)
     with torch.enable_grad(), attacked(model):
-        logits = model(images)
+        try:
+            logits = model(images)
+        except InputError:
+            raise
+        except Exception as error:  # of a user's network: any
+            if is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"the model's forward fails once gradients are on: {first_line(error)}"
+            ) from error
         if not logits.requires_grad:
             raise InputError(
                 "the model's logits carry no gradient (torch.no_grad or .detach() in its "
