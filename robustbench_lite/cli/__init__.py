@@ -66,6 +66,7 @@ COMMANDS = {
         "import_weights",
         "weights of another project (.pt, .pth, .safetensors) to a checkpoint; runs no code of it",
     ),
+    "models": ("models", "check a network of any source with one batch"),
     "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
     "show": ("show", "a recipe in full, with the keys of its bases, or a protocol, as TOML"),
     "selftest": (
