@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.checkpoints.checkpoint import Card, parameter_count, save_checkpoint
 from robustbench_lite.checkpoints.model_source import LoadedModel, resolve_model
 from robustbench_lite.checkpoints.sources import RUN_CODE, SOURCES
@@ -231,6 +233,26 @@ def test_torchscript_needs_permission_and_has_gradients(tmp_path: Path) -> None:
     assert loaded.parameters == parameter_count(network())
     images = X.clone().requires_grad_(True)
     assert torch.autograd.grad(loaded.model(images).sum(), images)[0].abs().sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["traced", "scripted", "frozen"])
+def test_torchscript_can_be_attacked_as_any_network(how: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    with torch.random.fork_rng(devices=[]):
+        model = model.eval() if how != "scripted" else model.train()
+        scripted = torch.jit.trace(model, X) if how == "traced" else torch.jit.script(model)
+    if how == "frozen":
+        scripted = torch.jit.freeze(scripted)
+    torch.jit.save(scripted, tmp_path / "net.pt")
+    network = resolve(f"torchscript:{tmp_path / 'net.pt'}", allow_code=True).model
+    network.to("cpu").eval()
+    copied = copy.deepcopy(network)
+    with attacked(copied):
+        images = X.clone().requires_grad_(True)
+        assert torch.autograd.grad(copied(images).sum(), images)[0].abs().sum() > 0
+    assert torch.allclose(network(X), model.eval()(X), atol=1e-5)
+    assert len(list(network.buffers())) == (0 if how == "frozen" else 9)
 
 
 def test_what_is_no_torchscript_is_one_line(tmp_path: Path) -> None:

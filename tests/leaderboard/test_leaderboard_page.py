@@ -170,10 +170,13 @@ def test_the_command_of_a_row_names_all_that_fixes_its_numbers(tmp_path: Path) -
 
 
 def test_a_network_of_a_source_is_named_with_what_pins_it(tmp_path: Path) -> None:
-    model = {"hash": "sha256:c", "selection": ""}
+    models = [
+        {"kind": "hub", "source": "hub:owner/repo@0123abc"},
+        {"kind": "torchscript", "source": "torchscript:a.pt"},
+    ]
     contents = [
-        simple("a", 30, model={**model, "kind": "hub", "source": "hub:owner/repo@0123abc"}),
-        simple("b", 29, model={**model, "kind": "torchscript", "source": "torchscript:a.pt"}),
+        simple("ab"[i], 30, model={"hash": f"sha256:{i}", "selection": "", **model})
+        for i, model in enumerate(models)
     ]
     results = load_all(tmp_path, contents)
     hub, script = (" ".join(reproduce_command(result)) for result in results)

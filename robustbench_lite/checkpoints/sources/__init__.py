@@ -17,33 +17,33 @@ SOURCES = Registry(
     {
         "timm": Entry(
             f"{_HERE}.from_timm:load",
-            "timm:NAME[@FILE], a pretrained network of timm, or its architecture with your weights",
-            "pip install timm",
+            "NAME[.TAG][@FILE]: pretrained, or with weights of your own",
+            "robustbench-lite[timm]",
         ),
         "torchvision": Entry(
             f"{_HERE}.from_torchvision:load",
-            "torchvision:NAME[.WEIGHTS][@FILE], likewise of torchvision",
-            "pip install torchvision",
+            "NAME[.WEIGHTS][@FILE]: pretrained, or with weights of your own",
+            "robustbench-lite[torchvision]",
         ),
         "hub": Entry(
             f"{_HERE}.from_hub:load",
-            "hub:OWNER/REPO[@REVISION], safetensors on the Hugging Face Hub; runs no code of it",
-            "pip install huggingface_hub",
+            "OWNER/REPO[@REVISION] on the Hugging Face Hub: safetensors, no code",
+            "robustbench-lite[hub]",
         ),
         "robustbench": Entry(
             f"{_HERE}.from_robustbench:load",
-            "robustbench:[DATASET/NORM/]NAME[@FILE], of RobustBench's model zoo",
-            "pip install robustbench",
+            "[DATASET/NORM/]NAME[@FILE] of RobustBench's model zoo",
+            "robustbench-lite[robustbench]",
         ),
         "torchscript": Entry(
             f"{_HERE}.from_torchscript:load",
-            "torchscript:FILE, with --allow-code: the file holds code",
-            "torch",
+            "FILE of torch.jit.save; needs --allow-code, since it holds code",
+            "",
         ),
         "onnx": Entry(
             f"{_HERE}.from_onnx:load",
-            "onnx:FILE, queries only; with gradients where onnx2torch is installed",
-            "pip install onnx onnxruntime",
+            "FILE: queries only; with gradients by robustbench-lite[onnx-gradients]",
+            "robustbench-lite[onnx]",
         ),
     },
 )

@@ -31,14 +31,8 @@ class OnnxNetwork(nn.Module):
     def __init__(self, content: bytes) -> None:
         super().__init__()
         self._content = content
-        runtime = optional_package("onnxruntime", wanted_by="onnx:", install="onnx")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors only
-        self._session: Any = runtime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
-        )
-        inputs = self._session.get_inputs()
+        self._sessions: dict[int, Any] = {}
+        inputs = self._session().get_inputs()
         if len(inputs) != 1:
             raise InputError(f"the ONNX network has {len(inputs)} inputs; it must have one: images")
         self._input = inputs[0].name
@@ -64,8 +58,21 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(np.concatenate(pieces)).to(x.device)
 
     def _run(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        logits: np.ndarray[Any, Any] = self._session.run(None, {self._input: images})[0]
+        logits: np.ndarray[Any, Any] = self._session().run(None, {self._input: images})[0]
         return logits
+
+    def _session(self) -> Any:
+        """With as many threads as torch has now: sums depend on it, and the header states it."""
+        threads = torch.get_num_threads()
+        if threads not in self._sessions:
+            runtime = optional_package("onnxruntime", wanted_by="onnx:", install="onnx")
+            options = runtime.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.log_severity_level = 3  # errors only
+            self._sessions[threads] = runtime.InferenceSession(
+                self._content, options, providers=["CPUExecutionProvider"]
+            )
+        return self._sessions[threads]
 
 
 def load(spec: str) -> SourceNetwork:
