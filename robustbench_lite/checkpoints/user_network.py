@@ -94,7 +94,7 @@ def make_usable(network: nn.Module, name: str) -> None:
             for key, tensor in tensors.items():
                 if tensor is None:
                     continue
-                if is_lazy(tensor):  # type: ignore[no-untyped-call]
+                if is_lazy(tensor):
                     raise NetworkError(
                         f"model {name} has a lazy layer without weights ({prefix or key}): run one "
                         "batch of images through the network before the factory returns it"
