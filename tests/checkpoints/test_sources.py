@@ -520,8 +520,11 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their package, with two networks, one of them in two lists."""
     from importlib import metadata
 
-    def load_model(name: str, *, model_dir: str, dataset: str, threat_model: str) -> nn.Module:
+    def load_model(
+        name: str, *, model_dir: str, dataset: str, threat_model: str, custom_checkpoint: str
+    ) -> nn.Module:
         model = network(3)
+        assert custom_checkpoint
         model.load_state_dict(torch.load(Path(model_dir, dataset, threat_model, f"{name}.pt")))
         return model
 

@@ -63,9 +63,11 @@ def optional_package(module: str, *, wanted_by: str, install: str = "") -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:  # torchvision raises a RuntimeError beside another torch
+        lacking = isinstance(error, ModuleNotFoundError)
+        cure = "install that too" if lacking else "install the release that belongs to your torch"
         raise InputError(
             f"{wanted_by} needs {module}, which is installed but cannot be imported: "
-            f"{described(error)}; install the release that belongs to your torch"
+            f"{described(error)}; {cure}"
         ) from error
 
 

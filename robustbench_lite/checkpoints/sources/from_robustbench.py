@@ -52,7 +52,11 @@ def load(spec: str) -> SourceNetwork:
             (place / dataset / threat).mkdir(parents=True)
             (place / dataset / threat / f"{network}.pt").symlink_to(path.resolve())
         model: nn.Module = utils.load_model(
-            network, model_dir=str(place), dataset=dataset, threat_model=threat
+            network,
+            model_dir=str(place),
+            dataset=dataset,
+            threat_model=threat,
+            custom_checkpoint=str(path or ""),  # the way of those that timm builds
         )
     pinned = f"{dataset}/{threat}/{network}"
     return SourceNetwork(
