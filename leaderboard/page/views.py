@@ -262,7 +262,7 @@ def _facts(result: Result) -> list[tuple[str, list[tuple[str, str, bool]]]]:
                 ("Architecture", plain(result.architecture) or "not stated", False),
                 ("Parameters", f"{result.parameters:,}", False),
                 ("Extra data", EXTRA_DATA[result.extra_data], False),
-                ("Source", model.kind, False),
+                ("Source", plain(model.source) or model.kind, False),
                 ("Epoch chosen by", plain(model.selection or "") or "not stated", False),
                 ("Weights", plain(model.hash), True),
             ],

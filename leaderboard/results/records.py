@@ -58,11 +58,21 @@ class EvaluatedData(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """The network evaluated: where it came from, hash of its weights, how its epoch was chosen."""
+    """The network evaluated: where it came from, hash of its weights, how its epoch was chosen.
 
-    kind: Literal["checkpoint", "factory", "submission"]
+    `source` is what `--model` named, with the commit or tag of the weights; empty for the first
+    three kinds.
+    """
+
+    # fmt: off
+    kind: Literal[
+        "checkpoint", "factory", "submission",
+        "timm", "torchvision", "hub", "robustbench", "torchscript", "onnx",
+    ]
+    # fmt: on
     hash: Text
     selection: str | None
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from torch import Tensor, nn
+from torch import Tensor, inference_mode, nn
+from torch.nn.parameter import is_lazy
 
+from robustbench_lite.checkpoints.user_imports import FolderImports
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.messages import described
 from robustbench_lite.core.numerics import is_out_of_memory
@@ -26,18 +28,20 @@ class UserNetwork(nn.Module):
     Args:
         network: the user's.
         name: of the network, for messages.
+        imports: the folder that its code imports from, also inside a pass; None for no folder.
     """
 
-    def __init__(self, network: nn.Module, name: str) -> None:
+    def __init__(self, network: nn.Module, name: str, imports: FolderImports | None = None) -> None:
         super().__init__()
-        self.network, self.name = network, name
+        self.network, self.name, self.imports = network, name, imports
         self.training = network.training
         self.classes: int | None = None  # K, once known
         self.output = ""  # where the logits were found, once known; empty when nowhere else
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W), checked in shape, type and device."""
-        with user_code(f"model {self.name} fails on images of shape {tuple(x.shape)}"):
+        importing = self.imports.active() if self.imports else nullcontext()
+        with importing, user_code(f"model {self.name} fails on images of shape {tuple(x.shape)}"):
             logits, self.output = unwrapped(self.network(x))
         found = check_logits(logits, x, name=f"model {self.name}", classes=self.classes)
         if self.classes not in (None, found.shape[1]):
@@ -107,6 +111,38 @@ def check_logits(logits: object, x: Tensor, *, name: str, classes: int | None) -
     if logits.device != x.device:
         raise NetworkError(f"{name} gives logits on {logits.device} for images on {x.device}")
     return logits
+
+
+def make_usable(network: nn.Module, name: str) -> None:
+    """Weights that were made under `torch.inference_mode()` become weights that can be attacked.
+
+    Args:
+        network: changed in place; weights that modules share stay shared.
+        name: of the network, for the message.
+
+    Raises:
+        NetworkError: for lazy layers, whose shape is not known before their first batch.
+    """
+    copies: dict[int, Tensor] = {}
+    for prefix, module in network.named_modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if is_lazy(tensor):
+                    raise NetworkError(
+                        f"model {name} has a lazy layer without weights ({prefix or key}): run one "
+                        "batch of images through the network before the factory returns it"
+                    )
+                if tensor.is_inference():
+                    tensors[key] = copies.setdefault(id(tensor), _usable(tensor))
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """A copy that autograd takes."""
+    with inference_mode(False):
+        copy = tensor.detach().clone()
+        return nn.Parameter(copy) if isinstance(tensor, nn.Parameter) else copy
 
 
 @contextmanager

@@ -70,6 +70,7 @@ COMMANDS = {
         "export",
         "a checkpoint or results for Hugging Face, RobustBench or Every Eval Ever, or as ONNX",
     ),
+    "models": ("models", "check a network of any source with one batch"),
     "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
     "show": ("show", "a recipe in full, with the keys of its bases, or a protocol, as TOML"),
     "selftest": (

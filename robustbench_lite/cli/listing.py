@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robustbench_lite.core.registry import Entry
 
-KINDS = ("defenses", "attacks", "models", "datasets", "protocols", "recipes", "outliers")
+KINDS = ("defenses", "attacks", "models", "datasets", "protocols", "recipes", "outliers", "sources")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,10 @@ def _registry(kind: str) -> Mapping[str, Entry]:
         from robustbench_lite.datasets.outliers.sources import OUTLIERS
 
         return OUTLIERS
+    if kind == "sources":
+        from robustbench_lite.checkpoints.sources import SOURCES
+
+        return SOURCES
     from robustbench_lite.datasets import DATASETS
 
     return DATASETS

@@ -32,10 +32,13 @@ def add_step(steps: Any, name: str, run: Run, summary: str) -> argparse.Argument
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Arguments that name one network: a checkpoint folder or a factory."""
+    """Arguments that name one network: a checkpoint folder, a factory, or another source."""
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a checkpoint folder")
     parser.add_argument(
-        "--model", metavar="FACTORY", help="instead: FILE.py:factory or package.module:factory"
+        "--model",
+        metavar="SOURCE",
+        help="instead: FILE.py:factory or package.module:factory, or timm:, torchvision:, hub:, "
+        "robustbench:, torchscript:, onnx: and a name (docs/models.md)",
     )
     parser.add_argument(
         "--allow-code", action="store_true", help="let --model run the code of its file"
@@ -51,7 +54,7 @@ def chosen_network(arguments: argparse.Namespace) -> LoadedModel:
     from robustbench_lite.checkpoints.model_source import resolve_model
 
     if (arguments.checkpoint is None) == (arguments.model is None):
-        raise InputError("give either a CHECKPOINT folder or --model FACTORY")
+        raise InputError("give either a CHECKPOINT folder or --model SOURCE")
     return resolve_model(
         arguments.checkpoint or arguments.model, allow_code=arguments.allow_code, device="cpu"
     )

@@ -179,7 +179,7 @@ def _identity(
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "detection",
-        "model": {"name": source.name, "kind": source.kind, "hash": source.hash},
+        "model": source.identity,
         "dataset": {
             "name": data.name,
             "split": data.split,

@@ -38,6 +38,11 @@ def check_attackable(model: nn.Module, data: Split, attacks: Sequence[AttackSpec
         Six forwards and one backward of at most eight images.
     """
     x = data.pixels(slice(0, 8))
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise InputError(
+            "the model's weights were made under torch.inference_mode(), so no gradient passes "
+            "them: build the model outside of it (torch.no_grad() does not matter)"
+        )
     _check_not_frozen(model, x)
     given = x.clone()
     check_model_contract(model, x, data.num_classes, dataset=data.name)

@@ -142,13 +142,9 @@ def _identity(
         "attack": spec.name,
         "pixels": pixels,
         "seed": seed,
-        "sources": [_about(source) for source in sources],
-        "targets": [_about(target) for target in targets],
+        "sources": [source.identity for source in sources],
+        "targets": [target.identity for target in targets],
     }
-
-
-def _about(network: LoadedModel) -> dict[str, str]:
-    return {"name": network.name, "kind": network.kind, "hash": network.hash}
 
 
 def _stored(path: Path, identity: Mapping[str, object]) -> dict[str, Any] | None:
