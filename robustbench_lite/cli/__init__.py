@@ -160,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     same_command_resumes(False)
     try:
         arguments, rest = build_parser().parse_known_args(argv)
+        if arguments.takes_checkpoints and not any(word.startswith("-") for word in rest):
+            # argparse takes the positional arguments that stand together, and leaves the others.
+            arguments.checkpoint, rest = [*arguments.checkpoint, *rest], []
         if rest and not arguments.takes_overrides:
             raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
         if started_with_others() and not arguments.takes_workers:

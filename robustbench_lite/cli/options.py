@@ -20,7 +20,13 @@ Run = Callable[[argparse.Namespace], int | None]
 
 def set_run(parser: argparse.ArgumentParser, run: Run) -> None:
     """Let a command's parser call `run`, with the defaults of what a command may take or do."""
-    parser.set_defaults(run=run, takes_overrides=False, takes_workers=False, resumes=False)
+    parser.set_defaults(
+        run=run,
+        takes_overrides=False,
+        takes_checkpoints=False,
+        takes_workers=False,
+        resumes=False,
+    )
 
 
 def add_step(steps: Any, name: str, run: Run, summary: str) -> argparse.ArgumentParser:
@@ -30,11 +36,20 @@ def add_step(steps: Any, name: str, run: Run, summary: str) -> argparse.Argument
     return parser
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Arguments that name one network: a checkpoint folder or a factory."""
-    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a checkpoint folder")
+def add_network(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Arguments that name a network, or with `several` networks: checkpoint folders, factories."""
     parser.add_argument(
-        "--model", metavar="FACTORY", help="instead: FILE.py:factory or package.module:factory"
+        "checkpoint",
+        nargs="*" if several else "?",
+        metavar="CHECKPOINT",
+        help="checkpoint folders" if several else "a checkpoint folder",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="FACTORY",
+        action="append" if several else "store",
+        help="instead: FILE.py:factory or package.module:factory"
+        + ("; may be repeated" if several else ""),
     )
     parser.add_argument(
         "--allow-code", action="store_true", help="let --model run the code of its file"

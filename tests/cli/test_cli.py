@@ -85,7 +85,7 @@ def test_any_network_of_the_user_is_evaluated_with_allow_code(capsys):
         ([], ["COMMAND"]),
         (["trian"], ["invalid choice", "did you mean train?"]),
         (["list", "model"], ["did you mean models?"]),
-        (["evaluate", "x"], ["--protocol"]),
+        (["evaluate", "x"], ["'linf_standard' names no radius: give --eps"]),
         (["evaluate", "x", *QUICK, "--speed", "9"], ["unrecognized arguments: --speed 9"]),
         (["evaluate", *QUICK], ["CHECKPOINT folder or --model"]),
         (["evaluate", "nowhere", *QUICK], ["no checkpoint folder nowhere"]),
