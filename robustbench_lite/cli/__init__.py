@@ -67,7 +67,7 @@ COMMANDS = {
         "weights of another project (.pt, .pth, .safetensors) to a checkpoint; runs no code of it",
     ),
     "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
-    "show": ("show", "a recipe in full, with the keys of its bases, or a protocol, as TOML"),
+    "show": ("show", "a recipe with the keys of its bases, a protocol, result or model, as TOML"),
     "selftest": (
         "selftest",
         "attack networks whose robust accuracy is known: run it first on a new machine or GPU",
@@ -75,6 +75,17 @@ COMMANDS = {
     "doctor": ("doctor", "versions, device, threads and folders, for a bug report"),
 }
 """Name of a command -> its module and what it does, in the order of `rbl --help`."""
+
+
+_MEANT_OPTIONS = {
+    **dict.fromkeys(("n-ex", "n-examples", "num-examples", "limit", "samples"), "--n"),
+    **dict.fromkeys(("attack", "attacks"), "--protocol"),
+    **dict.fromkeys(("epsilon", "radius", "threat"), "--eps"),
+    **dict.fromkeys(("bs", "batch"), "--batch-size"),
+    **dict.fromkeys(("data", "data-path", "root"), "--data-dir"),
+    **dict.fromkeys(("gpu", "cuda"), "--device"),
+}
+"""What other packages call an option -> ours, in the commands that have it."""
 
 
 class UsageError(Exception):
@@ -95,6 +106,7 @@ class _CommandParser(_Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._fill()
+        self.set_defaults(options=tuple(self._option_string_actions))
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
@@ -117,6 +129,16 @@ def _with_near_match(message: str) -> str:
     known = [choice.strip(" '") for choice in choices.rstrip(")").split(",")]
     near = difflib.get_close_matches(wrong.strip("'"), known, n=1, cutoff=0.4)
     return f"{message}; did you mean {near[0]}?" if near else message
+
+
+def _near_option(word: str, options: Sequence[str]) -> str:
+    """The option that an unknown one may mean, as the end of a message; or nothing."""
+    name = word.partition("=")[0]
+    if not name.startswith("-"):
+        return ""
+    meant = _MEANT_OPTIONS.get(name.strip("-").replace("_", "-"), "")
+    near = [meant] if meant in options else difflib.get_close_matches(name, options, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -164,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # argparse takes the positional arguments that stand together, and leaves the others.
             arguments.checkpoint, rest = [*arguments.checkpoint, *rest], []
         if rest and not arguments.takes_overrides:
-            raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+            near = _near_option(rest[0], arguments.options)
+            raise UsageError(f"unrecognized arguments: {' '.join(rest)}{near}")
         if started_with_others() and not arguments.takes_workers:
             raise UsageError(
                 f"rbl {arguments.command} works in one process: start it without torchrun"

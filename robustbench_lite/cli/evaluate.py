@@ -137,7 +137,8 @@ def _evaluate(arguments: argparse.Namespace, workers: Workers, *, several: bool)
     from robustbench_lite.evaluation.progress_bar import evaluation_bar
 
     # One download, and one line about what is wrong.
-    with workers.first_alone(f"preparing {arguments.checkpoint or arguments.model} {arguments.eps}"):
+    network = arguments.checkpoint or arguments.model
+    with workers.first_alone(f"preparing {network} {arguments.eps}"):
         device = workers.device(choose_device(arguments.device))
         source, data, protocol, settings = _prepared(arguments, progress=workers.first)
         images = chosen_images(arguments, data)
