@@ -21,6 +21,7 @@ from robustbench_lite import __version__
 from robustbench_lite.cli.options import set_run
 from robustbench_lite.core.allocator import keep_freed_memory
 from robustbench_lite.core.messages import OneLine, shortened
+from robustbench_lite.core.progress_bar import show_progress
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others, stop_line
 
 logger = logging.getLogger(__name__)
@@ -193,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"rbl {arguments.command} works in one process: start it without torchrun"
             )
         same_command_resumes(arguments.resumes)
+        show_progress(not getattr(arguments, "quiet", False))
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
         arguments.overrides = rest
         lines = logging.StreamHandler()

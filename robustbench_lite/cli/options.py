@@ -78,6 +78,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def add_images(
