@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from robustbench_lite.cli.options import add_place
 
 if TYPE_CHECKING:
+    from robustbench_lite.training.loop import TrainingProgress
     from robustbench_lite.training.recipe import Recipe
 
 
@@ -21,6 +22,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped name, or a .toml file")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/RECIPE)")
+    parser.add_argument(
+        "--log",
+        action="append",
+        metavar="NAME",
+        help="send the metrics of each epoch to tensorboard, wandb, mlflow or aim, where it is "
+        "installed; may be repeated",
+    )
     add_place(parser)
     parser.set_defaults(takes_overrides=True, resumes=True)
 
@@ -33,19 +41,27 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.training.loop import train
     from robustbench_lite.training.progress_bar import training_bar
     from robustbench_lite.training.recipe import load_recipe
+    from robustbench_lite.training.trackers import RunLog
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     device = choose_device(arguments.device)
     data = load_split(recipe.data.name, "train", data_dir=arguments.data_dir, progress=True)
     out = Path(arguments.out or f"runs/{recipe.name}")
+    log, show = RunLog(out, recipe, arguments.log or []), training_bar()
+
+    def report(progress: TrainingProgress) -> None:
+        show(progress)
+        log(progress)
+
     best = train(
         recipe,
         data,
         out=out,
         device=device,
         threads=arguments.threads,
-        progress=training_bar(),
+        progress=report,
     )
+    log.close()
     load_checkpoint(best)  # a finished run is not trained again: its files may have been damaged
     print(summary(recipe, best))
 
