@@ -106,15 +106,16 @@ class _CommandParser(_Parser):
         self._module = module
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._fill()
+        self.fill()
         self.set_defaults(options=tuple(self._option_string_actions))
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
-        self._fill()
+        self.fill()
         return super().format_help()
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Add the arguments of the command, once."""
         if self._module:
             module = importlib.import_module(f"robustbench_lite.cli.{self._module}")
             self._module = ""
@@ -161,6 +162,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _complete(parser: argparse.ArgumentParser) -> None:
+    from robustbench_lite.cli.completion import complete
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                command.fill()
+    complete(parser)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; signals are the caller's matter (`robustbench_lite.__main__`).
 
@@ -182,7 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     same_command_resumes(False)
     try:
-        arguments, rest = build_parser().parse_known_args(argv)
+        parser = build_parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+            _complete(parser)
+        arguments, rest = parser.parse_known_args(argv)
         if arguments.takes_checkpoints and not any(word.startswith("-") for word in rest):
             # argparse takes the positional arguments that stand together, and leaves the others.
             arguments.checkpoint, rest = [*arguments.checkpoint, *rest], []

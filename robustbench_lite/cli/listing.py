@@ -39,6 +39,19 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {summary}" + (f"  [{source}]" if source else ""))
 
 
+def names(kind: str) -> list[str]:
+    """Every name of one of `KINDS`."""
+    if kind == "recipes":
+        from robustbench_lite.training.recipe_expansion import shipped_files
+
+        return list(shipped_files()[0])
+    if kind == "protocols":
+        from robustbench_lite.attacks.protocol import protocol_files
+
+        return list(protocol_files())
+    return list(_registry(kind))
+
+
 def _rows(kind: str) -> list[tuple[str, str, str]]:
     if kind == "recipes":
         from robustbench_lite.training.recipe import recipe_files

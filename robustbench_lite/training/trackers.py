@@ -34,7 +34,7 @@ TRACKERS = Registry(
         "mlflow": Entry(f"{_HERE}:MLflow", "MLflow, at MLFLOW_TRACKING_URI"),
         "aim": Entry(f"{_HERE}:Aim", "Aim, in the repository of the current folder"),
     },
-    "robustbench_lite.trackers",
+    "robustbench_lite.training.trackers",
 )
 
 
