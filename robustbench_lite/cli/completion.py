@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from importlib import import_module
 
 from robustbench_lite.core.errors import InputError
 
@@ -21,7 +22,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
         InputError: when argcomplete is not installed; the shell shows nothing then.
     """
     try:
-        import argcomplete
+        argcomplete = import_module("argcomplete")  # an optional extra
     except ImportError as error:
         raise InputError(
             "shell completion needs argcomplete: pip install 'robustbench-lite[completion]'"
