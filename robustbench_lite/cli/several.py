@@ -28,7 +28,8 @@ class AddRadii(argparse.Action):
         option: str | None = None,
     ) -> None:
         assert isinstance(values, list)
-        radii, checkpoints = list(values[:1]), []
+        radii: list[str] = list(values[:1])
+        checkpoints: list[str] = []
         for value in values[1:]:
             radius = _NUMBER.match(value) and not Path(value).is_dir()
             (radii if radius else checkpoints).append(value)
