@@ -5,6 +5,7 @@ Imports no torch; reading a protocol does, since its attacks check their paramet
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,16 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 # Of our own attacks: raised by any change to them that can move a verdict.
 OUR_ENGINE = "1"
 _NAMES = ("name", "title", "attack")
+# What the literature and other packages call a protocol, in small letters and digits alone.
+_MEANT = {
+    **dict.fromkeys(("autoattack", "aa", "standard", "linf", "robustbench"), "linf_standard"),
+    **dict.fromkeys(("autoattackl2", "aal2", "standardl2", "l2"), "l2_standard"),
+    **dict.fromkeys(("autoattackl1", "aal1", "standardl1", "l1"), "aa_standard_l1"),
+    **dict.fromkeys(("pgd", "pgd20", "pgdlinf", "quick"), "linf_quick"),
+    **dict.fromkeys(("pgdl2", "quickl2"), "l2_quick"),
+    **dict.fromkeys(("rand", "autoattackrand"), "aa_rand"),
+    **dict.fromkeys(("plus", "autoattackplus"), "aa_plus"),
+}
 # Names become folders and columns.
 _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]+\Z", description="letters, digits and _")]
 
@@ -195,6 +206,26 @@ def protocol_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def protocol_path(name: str) -> Path:
+    """The file of a protocol.
+
+    Args:
+        name: a shipped name or a path that ends in `.toml`.
+
+    Raises:
+        InputError: for an unknown name, or a file that does not exist.
+    """
+    shipped = protocol_files()
+    if name in shipped:
+        return shipped[name]
+    if not name.endswith(".toml"):
+        meant = _MEANT.get(re.sub(r"[^a-z0-9]", "", name.lower()), "")
+        raise InputError(unknown_name("protocol", name, shipped, meant=meant))
+    if not Path(name).is_file():
+        raise InputError(f"protocol file {name!r} does not exist")
+    return Path(name)
+
+
 def protocol_summaries() -> dict[str, str]:
     """Name and one line of each shipped protocol."""
     return {name: _read(path)[0].summary for name, path in protocol_files().items()}
@@ -225,16 +256,7 @@ def load_protocol(
             protocol that has no AutoAttack which another engine could run; for attacks with
             missing, unknown or wrong parameters, or that do not know the norm.
     """
-    shipped = protocol_files()
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise InputError(f"protocol file {name!r} does not exist")
-    elif name in shipped:
-        path = shipped[name]
-    else:
-        raise InputError(unknown_name("protocol", name, shipped))
-    file, tables = _read(path)
+    file, tables = _read(protocol_path(name))
     if eps is None:
         eps = file.eps
     if eps is None:

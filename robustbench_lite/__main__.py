@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`rbl` and `python -m robustbench_lite`: what runs first, and therefore imports little."""
 
 # Not `signal`, which takes milliseconds to import, and Ctrl-C is a traceback until `main` runs.

@@ -21,6 +21,7 @@ from robustbench_lite import __version__
 from robustbench_lite.cli.options import set_run
 from robustbench_lite.core.allocator import keep_freed_memory
 from robustbench_lite.core.messages import OneLine, shortened
+from robustbench_lite.core.progress_bar import show_progress
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others, stop_line
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ COMMANDS = {
     ),
     "models": ("models", "check a network of any source with one batch"),
     "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
-    "show": ("show", "a recipe in full, with the keys of its bases, or a protocol, as TOML"),
+    "show": ("show", "a recipe with the keys of its bases, a protocol, result or model, as TOML"),
     "selftest": (
         "selftest",
         "attack networks whose robust accuracy is known: run it first on a new machine or GPU",
@@ -80,6 +81,17 @@ COMMANDS = {
     "doctor": ("doctor", "versions, device, threads and folders, for a bug report"),
 }
 """Name of a command -> its module and what it does, in the order of `rbl --help`."""
+
+
+_MEANT_OPTIONS = {
+    **dict.fromkeys(("n-ex", "n-examples", "num-examples", "limit", "samples"), "--n"),
+    **dict.fromkeys(("attack", "attacks"), "--protocol"),
+    **dict.fromkeys(("epsilon", "radius", "threat"), "--eps"),
+    **dict.fromkeys(("bs", "batch"), "--batch-size"),
+    **dict.fromkeys(("data", "data-path", "root"), "--data-dir"),
+    **dict.fromkeys(("gpu", "cuda"), "--device"),
+}
+"""What other packages call an option -> ours, in the commands that have it."""
 
 
 class UsageError(Exception):
@@ -99,14 +111,16 @@ class _CommandParser(_Parser):
         self._module = module
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._fill()
+        self.fill()
+        self.set_defaults(options=tuple(self._option_string_actions))
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
-        self._fill()
+        self.fill()
         return super().format_help()
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Add the arguments of the command, once."""
         if self._module:
             module = importlib.import_module(f"robustbench_lite.cli.{self._module}")
             self._module = ""
@@ -122,6 +136,16 @@ def _with_near_match(message: str) -> str:
     known = [choice.strip(" '") for choice in choices.rstrip(")").split(",")]
     near = difflib.get_close_matches(wrong.strip("'"), known, n=1, cutoff=0.4)
     return f"{message}; did you mean {near[0]}?" if near else message
+
+
+def _near_option(word: str, options: Sequence[str]) -> str:
+    """The option that an unknown one may mean, as the end of a message; or nothing."""
+    name = word.partition("=")[0]
+    if not name.startswith("-"):
+        return ""
+    meant = _MEANT_OPTIONS.get(name.strip("-").replace("_", "-"), "")
+    near = [meant] if meant in options else difflib.get_close_matches(name, options, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -141,6 +165,16 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (module, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, description=summary, module=module)
     return parser
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    from robustbench_lite.cli.completion import complete
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                command.fill()
+    complete(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,14 +198,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     same_command_resumes(False)
     try:
-        arguments, rest = build_parser().parse_known_args(argv)
+        parser = build_parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+            _complete(parser)
+        arguments, rest = parser.parse_known_args(argv)
+        if arguments.takes_checkpoints and not any(word.startswith("-") for word in rest):
+            # argparse takes the positional arguments that stand together, and leaves the others.
+            arguments.checkpoint, rest = [*arguments.checkpoint, *rest], []
         if rest and not arguments.takes_overrides:
-            raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+            near = _near_option(rest[0], arguments.options)
+            raise UsageError(f"unrecognized arguments: {' '.join(rest)}{near}")
         if started_with_others() and not arguments.takes_workers:
             raise UsageError(
                 f"rbl {arguments.command} works in one process: start it without torchrun"
             )
         same_command_resumes(arguments.resumes)
+        show_progress(not getattr(arguments, "quiet", False))
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
         arguments.overrides = rest
         lines = logging.StreamHandler()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ from robustbench_lite.cli.options import (
     chosen_network,
     folder_name,
 )
+from robustbench_lite.cli.several import AddRadii, draw_curve, finish_each, one_by_one
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.messages import shortened
 from robustbench_lite.core.stopping import same_command_resumes, started_with_others
 
 if TYPE_CHECKING:
@@ -30,13 +33,25 @@ if TYPE_CHECKING:
     from robustbench_lite.datasets import Split
     from robustbench_lite.datasets.selection import Selection
     from robustbench_lite.evaluation.evaluate import Settings
+    from robustbench_lite.evaluation.workers import Workers
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Arguments of `rbl evaluate`."""
-    add_network(parser)
-    parser.add_argument("--protocol", required=True, metavar="NAME", help="or a .toml file")
-    parser.add_argument("--eps", metavar="E", help="radius, such as 8/255 or 0.031")
+    add_network(parser, several=True)
+    parser.add_argument(
+        "--protocol",
+        default="linf_standard",
+        metavar="NAME",
+        help="or a .toml file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--eps",
+        nargs="+",
+        action=AddRadii,
+        metavar="E",
+        help="radius, such as 8/255 or 0.031; several make a result each, and a curve",
+    )
     add_images(parser)
     add_data(parser)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -66,7 +81,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="row name in tables (default: the checkpoint's)")
     parser.add_argument(
-        "--out", metavar="DIR", help="result folder (default: results/NAME/DATASET-PROTOCOL-...)"
+        "--out",
+        metavar="DIR",
+        help="result folder (default: results/NAME/DATASET-PROTOCOL-...); of several results the "
+        "folder in place of results",
     )
     parser.add_argument(
         "--workers",
@@ -77,32 +95,60 @@ def add(parser: argparse.ArgumentParser) -> None:
         "same bytes (default: %(default)s)",
     )
     add_place(parser)
-    parser.set_defaults(takes_workers=True, resumes=True)
+    parser.set_defaults(takes_checkpoints=True, takes_workers=True, resumes=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print the row, and say where the result lies."""
-    from robustbench_lite.core.numerics import choose_device
-    from robustbench_lite.evaluation.evaluate import evaluate
-    from robustbench_lite.evaluation.progress_bar import evaluation_bar
+    """Evaluate, print the rows, and say where the results lie."""
     from robustbench_lite.evaluation.workers import join_workers, start_workers
-    from robustbench_lite.leaderboard import build_table, load_result, render
 
     same_command_resumes(not arguments.plan)
     if arguments.workers != 1 and not started_with_others():
         return start_workers(arguments.workers, arguments.argv)
     workers = join_workers()
-    with workers.first_alone("preparing"):  # one download, and one line about what is wrong
-        device = workers.device(choose_device(arguments.device))
-        source, data, protocol, settings = _prepared(arguments, progress=workers.first)
-        images = chosen_images(arguments, data)
+    jobs = one_by_one(arguments)
     if arguments.plan:
         if workers.count > 1:
             raise InputError("--plan measures one process: leave --workers or torchrun out")
-        _print_plan(source, data, protocol, settings, images=images, device=device)
+        _plan_each(jobs)
         return 0
-    folder = default_folder(protocol.id, source.hash, data, images, arguments.seed)
-    out = Path(arguments.out or Path("results") / folder_name(source.name) / folder)
+    _check_radii(jobs)
+    folders = finish_each(
+        jobs,
+        lambda job: _evaluate(job, workers, several=len(jobs) > 1),
+        lambda message: print(shortened(f"rbl: error: {message}"), file=sys.stderr),
+        alone=workers.count == 1,
+    )
+    if workers.first and folders:
+        _print_rows(folders, arguments, several=len(jobs) > 1)
+    return 0 if len(folders) == len(jobs) else 2
+
+
+def _check_radii(jobs: list[argparse.Namespace]) -> None:
+    """Refuse a protocol or a radius that is wrong before the first evaluation begins."""
+    from robustbench_lite.attacks.protocol import load_protocol
+
+    for eps in {job.eps: None for job in jobs}:
+        load_protocol(jobs[0].protocol, eps=eps, engine=jobs[0].engine)
+
+
+def _evaluate(arguments: argparse.Namespace, workers: Workers, *, several: bool) -> Path:
+    """One network at one radius; returns the result's folder."""
+    from robustbench_lite.core.numerics import choose_device
+    from robustbench_lite.evaluation.evaluate import evaluate
+    from robustbench_lite.evaluation.progress_bar import evaluation_bar
+
+    # One download, and one line about what is wrong.
+    network = arguments.checkpoint or arguments.model
+    with workers.first_alone(f"preparing {network} {arguments.eps}"):
+        device = workers.device(choose_device(arguments.device))
+        source, data, protocol, settings = _prepared(arguments, progress=workers.first)
+        images = chosen_images(arguments, data)
+    out = Path(arguments.out or "results")
+    if several or not arguments.out:
+        folder = default_folder(protocol.id, source.hash, data, images, arguments.seed)
+        out = out / folder_name(source.name) / folder
+    title = f"{source.name} {protocol.threat.eps_text}" if several else source.name
     evaluate(
         source,
         data,
@@ -113,13 +159,23 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         settings=settings,
         device=device,
-        progress=evaluation_bar(source.name) if workers.first else None,
+        progress=evaluation_bar(title) if workers.first else None,
         workers=workers,
     )
-    if workers.first:
-        print(render(build_table([load_result(out)]), "terminal"))
-        print(f"result: {out / 'result.json'}")
-    return 0
+    if workers.first and several:
+        print(f"result: {out / 'result.json'}")  # before the next one, which may take hours
+    return out
+
+
+def _print_rows(folders: list[Path], arguments: argparse.Namespace, *, several: bool) -> None:
+    """The table of the results; of one its file, of several radii the curve."""
+    from robustbench_lite.leaderboard import build_table, load_result, render
+
+    print(render(build_table([load_result(folder) for folder in folders]), "terminal"))
+    if not several:
+        print(f"result: {folders[0] / 'result.json'}")
+    elif len(arguments.eps or []) > 1:
+        print(draw_curve(folders, Path(arguments.out or "results")))
 
 
 def _prepared(
@@ -144,6 +200,20 @@ def _prepared(
         source = dataclasses.replace(source, name=arguments.name)
     data = chosen_data(arguments, source.card.dataset if source.card else "", progress=progress)
     return source, data, protocol, settings
+
+
+def _plan_each(jobs: list[argparse.Namespace]) -> None:
+    """The plan of every network; a radius changes nothing in it."""
+    from robustbench_lite.core.numerics import choose_device
+
+    radii = len({job.eps for job in jobs})
+    for job in jobs[::radii]:
+        device = choose_device(job.device)
+        source, data, protocol, settings = _prepared(job, progress=True)
+        if len(jobs) > 1:
+            print(f"{source.name}{f', for each of {radii} radii' if radii > 1 else ''}:")
+        images = chosen_images(job, data)
+        _print_plan(source, data, protocol, settings, images=images, device=device)
 
 
 def _print_plan(

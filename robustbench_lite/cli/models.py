@@ -6,7 +6,14 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from robustbench_lite.cli.options import add_network, add_place, add_step, chosen_network
+from robustbench_lite.cli.options import (
+    add_data,
+    add_network,
+    add_place,
+    add_step,
+    chosen_data,
+    chosen_network,
+)
 from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(required=True, metavar="STEP")
     check = add_step(steps, "check", run, "run one batch through a network, and describe it")
     add_network(check)
-    check.add_argument("--dataset", metavar="NAME", help="images of its test split; else noise")
+    add_data(check, splits=False, default="noise")
     check.add_argument("--shape", metavar="CxHxW", help="size of the noise, such as 3x32x32")
     check.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="default: %(default)s"
@@ -52,16 +59,14 @@ def _images(arguments: argparse.Namespace, source: LoadedModel) -> tuple[Tensor,
     """A batch (B, C, H, W) in [0, 1], and what it is."""
     import torch
 
-    from robustbench_lite.datasets import load_split
-
     count = arguments.batch_size
     if count < 1:
         raise InputError(f"--batch-size {count} must be at least 1")
     if arguments.dataset and arguments.shape:
         raise InputError("give either --dataset NAME or --shape CxHxW")
     if arguments.dataset:
-        data = load_split(arguments.dataset, "test", data_dir=arguments.data_dir, progress=True)
-        return data.pixels(slice(0, count)), arguments.dataset
+        data = chosen_data(arguments, "")
+        return data.pixels(slice(0, count)), data.name
     shape = _shape(arguments.shape) if arguments.shape else source.image_shape
     if shape is None:
         raise InputError("this network does not say which images it takes: add --shape CxHxW")

@@ -21,7 +21,13 @@ Run = Callable[[argparse.Namespace], int | None]
 
 def set_run(parser: argparse.ArgumentParser, run: Run) -> None:
     """Let a command's parser call `run`, with the defaults of what a command may take or do."""
-    parser.set_defaults(run=run, takes_overrides=False, takes_workers=False, resumes=False)
+    parser.set_defaults(
+        run=run,
+        takes_overrides=False,
+        takes_checkpoints=False,
+        takes_workers=False,
+        resumes=False,
+    )
 
 
 def add_step(steps: Any, name: str, run: Run, summary: str) -> argparse.ArgumentParser:
@@ -31,14 +37,21 @@ def add_step(steps: Any, name: str, run: Run, summary: str) -> argparse.Argument
     return parser
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Arguments that name one network: a checkpoint folder, a factory, or another source."""
-    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a checkpoint folder")
+def add_network(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Arguments that name a network, or networks: checkpoint folders, or other sources."""
+    parser.add_argument(
+        "checkpoint",
+        nargs="*" if several else "?",
+        metavar="CHECKPOINT",
+        help="checkpoint folders" if several else "a checkpoint folder",
+    )
     parser.add_argument(
         "--model",
         metavar="SOURCE",
+        action="append" if several else "store",
         help="instead: FILE.py:factory or package.module:factory, or timm:, torchvision:, hub:, "
-        "robustbench:, torchscript:, onnx: and a name (docs/models.md)",
+        "robustbench:, torchscript:, onnx: and a name (docs/models.md)"
+        + ("; may be repeated" if several else ""),
     )
     parser.add_argument(
         "--allow-code", action="store_true", help="let --model run the code of its file"
@@ -67,6 +80,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def add_data(

@@ -1,25 +1,37 @@
-"""`rbl show`: a recipe with the keys of its bases, or a protocol, as TOML."""
+"""`rbl show`: a recipe with the keys of its bases, a protocol, a result or a model, as TOML."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
+
+from robustbench_lite.cli.show_records import model_toml, result_toml
+
+KINDS = ("recipe", "protocol", "result", "model")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Arguments of `rbl show`."""
-    parser.epilog = "A value that stands in a base ends with a comment that names the base."
-    parser.add_argument("kind", choices=("recipe", "protocol"))
-    parser.add_argument("name", metavar="NAME", help="see rbl list; or a .toml file")
+    parser.epilog = (
+        "recipe, protocol: a name of rbl list, or a .toml file; a value of a recipe's base ends "
+        "with a comment that names the base. result: a result folder. model: a checkpoint folder, "
+        "or an architecture of rbl list models."
+    )
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("name", metavar="NAME", help="a name, a file or a folder: see below")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the TOML. Saved to a file, it is a recipe or protocol of its own."""
-    text = recipe_toml if arguments.kind == "recipe" else protocol_toml
-    print(text(arguments.name), end="")
+    """Print the TOML. Saved to a file, a recipe or protocol is one of its own."""
+    text = {
+        "recipe": recipe_toml,
+        "protocol": protocol_toml,
+        "result": result_toml,
+        "model": model_toml,
+    }
+    print(text[arguments.kind](arguments.name), end="")
 
 
 def recipe_toml(name: str) -> str:
@@ -85,14 +97,6 @@ def protocol_toml(name: str) -> str:
     Raises:
         InputError: for an unknown name, or a file that does not exist.
     """
-    from robustbench_lite.attacks.protocol import protocol_files
-    from robustbench_lite.core.errors import InputError
-    from robustbench_lite.core.registry import unknown_name
+    from robustbench_lite.attacks.protocol import protocol_path
 
-    shipped = protocol_files()
-    if not name.endswith(".toml") and name not in shipped:
-        raise InputError(unknown_name("protocol", name, shipped))
-    path = shipped.get(name, Path(name))
-    if not path.is_file():
-        raise InputError(f"protocol file {name!r} does not exist")
-    return path.read_text(encoding="utf-8")
+    return protocol_path(name).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from robustbench_lite.cli.options import add_data, add_place, chosen_data
 
 if TYPE_CHECKING:
+    from robustbench_lite.training.loop import TrainingProgress
     from robustbench_lite.training.recipe import Recipe
 
 
@@ -25,6 +26,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-code", action="store_true", help="let --dataset run the code of its file"
     )
+    parser.add_argument(
+        "--log",
+        action="append",
+        metavar="NAME",
+        help="send the metrics of each epoch to tensorboard, wandb, mlflow or aim, where it is "
+        "installed; may be repeated",
+    )
     add_place(parser)
     parser.set_defaults(takes_overrides=True, resumes=True)
 
@@ -36,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.training.loop import train
     from robustbench_lite.training.progress_bar import training_bar
     from robustbench_lite.training.recipe import load_recipe
+    from robustbench_lite.training.trackers import RunLog
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     device = choose_device(arguments.device)
@@ -44,14 +53,21 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dataset is not None:
         recipe = load_recipe(arguments.recipe, [*arguments.overrides, "--data.name", data.name])
     out = Path(arguments.out or f"runs/{recipe.name}")
+    log, show = RunLog(out, recipe, arguments.log or []), training_bar()
+
+    def report(progress: TrainingProgress) -> None:
+        show(progress)
+        log(progress)
+
     best = train(
         recipe,
         data,
         out=out,
         device=device,
         threads=arguments.threads,
-        progress=training_bar(),
+        progress=report,
     )
+    log.close()
     load_checkpoint(best)  # a finished run is not trained again: its files may have been damaged
     print(summary(recipe, best))
 

@@ -95,9 +95,16 @@ class Registry(Mapping[str, Entry]):
             ) from error
 
 
-def unknown_name(kind: str, name: str, known: Mapping[str, object]) -> str:
-    """The message for a name nobody registered: near matches first, then all, or where they are."""
-    near = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
+def unknown_name(kind: str, name: str, known: Mapping[str, object], *, meant: str = "") -> str:
+    """The message for a name nobody registered: near matches first, then all, or where they are.
+
+    Args:
+        kind: singular noun.
+        name: the unknown one.
+        known: all names.
+        meant: the known name that the unknown one usually means, where it is spelled otherwise.
+    """
+    near = [meant] if meant else difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if len(known) > 25:
         return f"unknown {kind} {name!r}; {hint}`rbl list {kind}s` names all {len(known)}"

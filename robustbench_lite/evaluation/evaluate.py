@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import read_measured
 from robustbench_lite.evaluation.ledger import Ledger, fix_environment, open_ledger, part_rows
 from robustbench_lite.evaluation.model_checks import check_attackable
+from robustbench_lite.evaluation.progress import Progress, Tracker, work
 from robustbench_lite.evaluation.settings import Settings, evaluation_header
 from robustbench_lite.evaluation.workers import ALONE, Workers
 from robustbench_lite.evaluation.write_results import read_results, write_results
@@ -48,27 +49,6 @@ __all__ = ["Progress", "Settings", "evaluate"]
 logger = logging.getLogger(__name__)
 
 _SMALLER = "choose another --out with a smaller --batch-size"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an evaluation is: after each part.
-
-    Args:
-        attack: the attack of the part just finished; `"clean"` for the clean pass.
-        chunk: its chunk, from 0.
-        done: parts finished, of this and earlier calls.
-        total: parts in all.
-        attacked: examples the attack started from.
-        survived: of these, how many it did not break.
-    """
-
-    attack: str
-    chunk: int
-    done: int
-    total: int
-    attacked: int
-    survived: int
 
 
 def evaluate(
@@ -100,7 +80,7 @@ def evaluate(
         seed: of every random draw.
         settings: batch size and the like; stored, and reused on resume.
         device: where to compute.
-        progress: called after each part.
+        progress: called after each part, and some times a second inside one.
         workers: the processes that do this together, each with the same arguments; `out` is a
             folder that all of them see. With the same settings (threads!) their number changes no
             byte of the result.
@@ -161,6 +141,7 @@ class _Evaluation:
         with passes_of(self.model, "checks before the first attack"):
             self.fresh = FreshNetworks(self.model)
         self.search: SearchNetwork | None = None  # chosen once there is something to do
+        self.tracker: Tracker | None = None
         self.ids = torch.tensor(images.ids, dtype=torch.int64)  # (N,) in the split, on the CPU
         self.data = data.subset(self.ids).to(device)
         settings = ledger.header.settings
@@ -189,16 +170,42 @@ class _Evaluation:
             # A folder without a finished part may hold the checks of another network.
             if workers.first and (before == 0 or not self.ledger.checks_path.exists()):
                 self._measure_flags()
+            self.tracker = self._tracker(progress)
             for item, finished in workers.claims(len(missing)):
                 chunk, attack = missing[item]
                 begin = time.perf_counter()
+                if self.tracker is not None:
+                    self.tracker.begin(attack, chunk)
                 broken = self._guarded_part(chunk, attack, specs.get(attack))
                 _note_time(self.ledger, attack, chunk, time.perf_counter() - begin, workers.rank)
-                if progress is not None:
+                if self.tracker is not None:
                     survived = len(broken) - int(broken.sum())
-                    done = before + finished
-                    progress(Progress(attack, chunk, done, total, len(broken), survived))
+                    self.tracker.end(len(broken), survived, before + finished)
         workers.wait_until_all("parts")
+
+    def _tracker(self, report: Callable[[Progress], None] | None) -> Tracker | None:
+        """What counts the passes of all parts, those of earlier calls and other workers too."""
+        if report is None:
+            return None
+        protocol, starts = self.protocol, range(0, len(self.data), self.chunk_size)
+        classes, norm = self.data.num_classes, protocol.threat.norm
+        costs = {
+            spec.name: spec.contract.cost(norm, classes, protocol.passes)
+            for spec in protocol.attacks
+        }
+        return Tracker(
+            report,
+            {name: None if cost is None else work(cost) for name, cost in costs.items()},
+            [min(self.chunk_size, len(self.data) - start) for start in starts],
+            self._stood,
+            workers=self.workers.count,
+        )
+
+    def _stood(self, attack: str, chunk: int) -> int | None:
+        """Examples that a finished part did not break."""
+        if not self.ledger.has_part(attack, chunk):
+            return None
+        return int((~self.ledger.read_part(attack, chunk)["broken"].to_numpy()).sum())
 
     def _search_network(self) -> SearchNetwork:
         """What attacks search on, chosen in the numerics that they run in."""
@@ -272,7 +279,9 @@ class _Evaluation:
         ids = self.ids[rows]
         x, y = self.data.pixels(rows.to(self.device)), self.data.labels[rows.to(self.device)]
         assert self.search is not None
-        counter, searched = PassCounter(self.model), PassCounter(self.search.module)
+        on_pass = self.tracker.passed if self.tracker is not None else None
+        counter = PassCounter(self.model, on_pass)
+        searched = PassCounter(self.search.module, on_pass)
         stage = np.full(len(ids), "", dtype=object)
         x_adv, targets = x, None
 
@@ -389,17 +398,20 @@ class PassCounter(nn.Module):
 
     Args:
         model: the network; its modes and parameters stay its own.
+        on_pass: called with each pass: its images, twice for a backward pass.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, on_pass: Callable[[float], None] | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.on_pass = model, on_pass
         self.training = model.training
         self.forwards = 0
         self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
+        if self.on_pass is not None:
+            self.on_pass(len(x))
         logits: Tensor = self.model(x)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
@@ -407,3 +419,5 @@ class PassCounter(nn.Module):
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+        if self.on_pass is not None:
+            self.on_pass(2 * len(gradient))

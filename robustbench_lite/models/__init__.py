@@ -17,7 +17,7 @@ from robustbench_lite.core.registry import Entry, Registry
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MODELS", "build_model"]
+__all__ = ["MODELS", "architecture_options", "build_model"]
 
 _HERE = "robustbench_lite.models"
 
@@ -144,6 +144,20 @@ def build_model(
             "std": None if std is None else tuple(float(value) for value in std),
         }
     return model
+
+
+def architecture_options(name: str) -> dict[str, object]:
+    """The options of a registered architecture and their defaults, `"required"` without one.
+
+    Raises:
+        InputError: for an unknown architecture, or one that cannot be imported.
+    """
+    parameters = inspect.signature(MODELS.load(name)).parameters
+    return {
+        option: "required" if parameter.default is parameter.empty else parameter.default
+        for option, parameter in parameters.items()
+        if option not in _SHARED_ARGUMENTS
+    }
 
 
 def _check_options(name: str, builder: Callable[..., object], kwargs: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -129,7 +129,7 @@ def with_overrides(expanded: ExpandedRecipe, overrides: Sequence[str]) -> Expand
         InputError: for a flag without a value, or of no section.
     """
     data, stands_in = deepcopy(expanded.data), dict(expanded.origin.stands_in)
-    for key, value in _pairs(overrides):
+    for key, value in _pairs(overrides, stands_in):
         _set(data, key, value)
         stands_in[key] = expanded.origin.file
     return ExpandedRecipe(data, Origin(expanded.origin.file, stands_in), expanded.bases)
@@ -208,14 +208,15 @@ def _files(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """`--a.b 1 --c=2` to [("a.b", "1"), ("c", "2")]."""
+def _pairs(overrides: Sequence[str], keys: Iterable[str]) -> list[tuple[str, str]]:
+    """`--a.b 1 --c.d=2` to [("a.b", "1"), ("c.d", "2")]; `keys` are what may be meant."""
     pairs, rest = [], list(overrides)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or "." not in word:
             raise InputError(
-                f"unknown argument {word!r}: recipe keys are overridden as --section.key VALUE"
+                f"unknown argument {word!r}: {_meant_keys(word, keys)}recipe keys are overridden "
+                "as --section.key VALUE"
             )
         key, equals, value = word[2:].partition("=")
         if not equals:
@@ -224,6 +225,17 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
             value = rest.pop(0)
         pairs.append((key, value))
     return pairs
+
+
+def _meant_keys(word: str, keys: Iterable[str]) -> str:
+    """The keys of the recipe that an argument without a section may mean: `--training.epochs` for
+    `--epochs`."""
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    by_last: dict[str, list[str]] = {}
+    for key in keys:
+        by_last.setdefault(key.rpartition(".")[2], []).append(f"--{key}")
+    near = [name] if name in by_last else difflib.get_close_matches(name, by_last, n=1)
+    return f"did you mean {' or '.join(sorted(by_last[near[0]]))}? " if near else ""
 
 
 def _set(data: dict[str, Any], key: str, value: str) -> None:

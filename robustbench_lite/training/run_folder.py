@@ -26,6 +26,7 @@ from robustbench_lite.core.storage import (
 from robustbench_lite.datasets import Split
 from robustbench_lite.training.recipe import Recipe
 from robustbench_lite.training.state import read_state, state_bytes
+from robustbench_lite.training.trackers import LOGS
 
 STATE_FILE = "state.safetensors"
 OLD_STATE_FILE = "state.pt"  # of older versions, by torch.save; read, and replaced
@@ -73,7 +74,7 @@ class RunFolder:
             self._go_on(threads)
             return
         foreign = list(path.iterdir()) if path.is_dir() else [path]
-        ours = ("recipe.json", "best", *subfolders)
+        ours = ("recipe.json", "best", LOGS, *subfolders)
         foreign = [entry for entry in foreign if entry.exists() and not _ours(entry, ours)]
         if foreign:
             raise InputError(

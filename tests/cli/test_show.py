@@ -1,12 +1,18 @@
 """`rbl show`: what it prints is complete, and says where it comes from."""
 
+import json
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from robustbench_lite.attacks.protocol import protocol_files
+from robustbench_lite.checkpoints.card import Card
+from robustbench_lite.checkpoints.checkpoint import save_checkpoint
 from robustbench_lite.cli import main
+from robustbench_lite.cli.listing import KINDS
 from robustbench_lite.cli.show import recipe_toml
+from robustbench_lite.models import build_model
 from robustbench_lite.training.recipe import load_recipe, recipe_files
 from robustbench_lite.training.recipe_expansion import expand
 
@@ -83,3 +89,67 @@ def test_a_protocol_is_shown_as_it_was_written(capsys, tmp_path):
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     assert main(["show", "protocol", str(tmp_path / "mine.toml")]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_a_bare_list_names_the_kinds_and_how_many_there_are(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()[: len(KINDS)]
+    counts = {line.split()[0]: int(line.split()[1]) for line in lines}
+    assert list(counts) == list(KINDS)
+    assert counts["protocols"] == len(protocol_files())
+    assert counts["recipes"] == len(recipe_files())
+
+
+def test_a_shown_result_is_toml_of_what_was_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("n.py").write_text(
+        "from torch import nn\nnet = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
+    )
+    command = ["evaluate", "--model", "n.py:net", "--allow-code", "--dataset", "digits", "--n", "3"]
+    assert main([*command, "--protocol", "linf_quick", "--eps", "2/255", "--out", "r"]) == 0
+    capsys.readouterr()
+    assert main(["show", "result", "r"]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    stored = json.loads(Path("r/result.json").read_text())
+    assert shown["robust_accuracy"]["value"] == stored["robust_accuracy"]["value"]
+    assert shown["protocol"]["id"] == "linf_quick@2/255.v1"
+    assert set(shown["attacks"]) == {"pgd20_ce", "cwinf20_k50"}
+    assert shown["data"]["examples"] == "n=3"
+    assert {"settings", "environment", "status"} <= set(shown)
+
+
+def test_a_shown_model_is_its_card_or_its_architecture(tmp_path, capsys):
+    network = build_model(
+        "small_cnn", num_classes=10, in_channels=1, image_size=(8, 8), mean=None, std=None
+    )
+    size = {"num_classes": 10, "in_channels": 1, "image_size": (8, 8), "mean": None, "std": None}
+    card = Card(
+        name="mine",
+        defense="",
+        architecture="small_cnn",
+        architecture_kwargs={},
+        dataset="digits",
+        dataset_hash="",
+        recipe={},
+        seed=None,
+        versions={},
+        git_commit="",
+        epoch=None,
+        selection="imported",
+        metrics={},
+        notes="",
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        **size,
+    )
+    save_checkpoint(tmp_path / "run" / "best", network, card)
+    for place in ("run", "run/best"):
+        assert main(["show", "model", str(tmp_path / place)]) == 0
+        out = capsys.readouterr().out
+        shown = tomllib.loads(out)
+        assert shown["architecture"] == "small_cnn"
+        assert shown["parameters"] == card.parameters
+        assert "# mean: unknown" in out
+    assert main(["show", "model", "preact_resnet18"]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert shown["options"]["final_bn"] in (True, False)
+    assert "arXiv:1603.05027" in shown["source"]
