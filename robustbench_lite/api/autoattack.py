@@ -260,10 +260,10 @@ class AutoAttack:
             return Square(queries=own.n_queries, restarts=own.n_restarts, p_init=own.p_init)
         if name.startswith("fab"):
             fab = self.fab
-            given = {"alpha_max": fab.alpha_max, "eta": fab.eta, "beta": fab.beta}
+            given = (fab.alpha_max, fab.eta, fab.beta)
             if name == "fab":
-                return Fab(steps=fab.n_iter, restarts=fab.n_restarts, **given)
-            return FabT(steps=fab.n_iter, restarts=1, targets=fab.n_target_classes, **given)
+                return Fab(fab.n_iter, fab.n_restarts, *given)
+            return FabT(fab.n_iter, 1, *given, targets=fab.n_target_classes)
         apgd = self.apgd_targeted if name == "apgd-t" else self.apgd
         terms = (apgd.n_iter, apgd.n_restarts, apgd.thr_decr, apgd.eot_iter, apgd.use_largereps)
         if name == "apgd-t":
