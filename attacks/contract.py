@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from typing import get_type_hints as hints_of
 
 from msgspec import Meta
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 # Never parameters: the protocol states the first two, the evaluation the others.
 _NOT_PARAMETERS = {"norm", "eps", "ids", "seed", "batch_size", "passes", "stream", "network"}
-_NOT_PARAMETERS |= {"on_stage", "on_step", "mode", "finite"}
+_NOT_PARAMETERS |= {"on_stage", "on_step", "mode", "finite", "target_labels"}
 
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Target = Literal["least_likely", "random", "next"]  # see `targets.choose_targets`
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class RunTerms:
             precision); None, or for attacks that cannot, the search runs on the model itself.
         on_stage: called after each stage of a composite attack with the stage's name and which
             rows it broke, bool (B,).
+        target_labels: classes (B,), int64, that the images should be taken for; None leaves it to
+            the attack's own `target` (see `TargetableAttack`).
     """
 
     norm: Norm
@@ -55,6 +58,7 @@ class RunTerms:
     passes: int = 1
     network: nn.Module | None = None
     on_stage: Callable[[str, Tensor], None] | None = None
+    target_labels: Tensor | None = None
 
     def searched(self, model: nn.Module) -> nn.Module:
         """The network to search on."""
@@ -170,6 +174,29 @@ class Attack(ABC):
             raise InputError(f"there is no variant {variant!r} of this attack")
         check_not_terms(params)
         return structured(cls, params, "")
+
+
+@dataclass(frozen=True)
+class TargetableAttack(Attack):
+    """An attack that can also aim at one class: a success is then to be taken for that class.
+
+    Args:
+        target: how the class is chosen (see `targets.choose_targets`); None, any wrong class will
+            do.
+    """
+
+    target: Target | None = field(default=None, kw_only=True)
+
+    @property
+    def cost_of_choice(self) -> Cost:
+        """Passes per example that choosing the class takes."""
+        return Cost(1 if self.target == "least_likely" else 0, 0)
+
+
+def check_one_target(target: Target | None, targets: int) -> None:
+    """Raise InputError where an attack that tries several wrong classes is to aim at one."""
+    if target is not None and targets != 1:
+        raise InputError(f"targets={targets} must be 1 with target={target!r}, which is one class")
 
 
 def check_not_terms(params: Mapping[str, object]) -> None:

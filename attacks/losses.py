@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from robustbench_lite.core.errors import InputError
 
+TARGETABLE_LOSSES = ("ce", "margin", "dlr")
 LOSSES = ("ce", "margin", "dlr", "kl", "oe", "to_uniform", "to_one_hot")
 
 
@@ -61,6 +62,53 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     top = logits.topk(4, dim=1).values  # (B, 4)
     scale = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
     return targeted_margin(logits, y, target) / (scale + 1e-12)  # 1e-12 as in the authors' code
+
+
+def lead_of(logits: Tensor, target: Tensor) -> Tensor:
+    """z_t - max_{j != t} z_j of each example: above 0 exactly when t is the prediction.
+
+    Carlini and Wagner 2017 (arXiv:1608.04644), f_6 with the sign turned, as they have it: for
+    targeted attacks. `targeted_margin` compares with the label alone, which lets a third class win.
+    """
+    return -margin(logits, target)
+
+
+def dlr_of_lead(logits: Tensor, target: Tensor) -> Tensor:
+    """`targeted_dlr` with the strongest other class in the label's place: it is above 0 exactly
+    when the target is the prediction.
+
+    (z_t - max_{j != t} z_j) / (z_(1) - (z_(3) + z_(4)) / 2). Croce and Hein (Eq. 7) want any
+    misclassification, for which it is enough to lead the label. Below 4 classes, where the ratio is
+    not defined, its numerator.
+    """
+    lead = lead_of(logits, target)
+    if logits.shape[1] < 4:
+        return lead
+    top = logits.topk(4, dim=1).values
+    return lead / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
+
+
+def loss_towards(name: str, logits: Tensor, target: Tensor, *, kappa: float | None) -> Tensor:
+    """The loss called `name` of an attack that aims at classes `target` (B,), per example (B,).
+
+    Larger is better for the attack: `ce` is the cross-entropy of the target with the sign turned
+    (torchattacks' targeted mode), `margin` is min(lead, kappa) (Carlini and Wagner's f_6), `dlr` is
+    `dlr_of_lead`.
+
+    Raises:
+        InputError: for a loss that knows no target, and as `check_loss`.
+    """
+    check_loss(name, kappa)
+    if name not in TARGETABLE_LOSSES:
+        raise InputError(
+            f"loss {name!r} has no targeted form; available: {', '.join(TARGETABLE_LOSSES)}"
+        )
+    if name == "ce":
+        return -cross_entropy(logits, target)
+    if name == "dlr":
+        return dlr_of_lead(logits, target)
+    assert kappa is not None
+    return lead_of(logits, target).clamp_max(kappa)
 
 
 def kl_to_clean(logits: Tensor, clean_logits: Tensor) -> Tensor:

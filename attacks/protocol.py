@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from robustbench_lite.attacks.catalogue import ATTACKS
-from robustbench_lite.attacks.contract import Attack, Count
+from robustbench_lite.attacks.contract import Attack, Count, Target, TargetableAttack
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel, parse_eps
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.integrity import protocol_hash
@@ -117,6 +117,12 @@ class AttackSpec:
             )
         with _named(self.name):
             return kind.from_parameters(self.params, variant)
+
+    @property
+    def target(self) -> Target | None:
+        """How it chooses the class that it aims at; None for an untargeted attack."""
+        attack = self.contract
+        return attack.target if isinstance(attack, TargetableAttack) else None
 
     @property
     def by_authors(self) -> AttackSpec | None:
@@ -225,6 +231,16 @@ def protocol_summaries() -> dict[str, str]:
     return {name: _read(path)[0].summary for name, path in protocol_files().items()}
 
 
+@cache
+def attacks_of_protocols() -> Mapping[Norm, Mapping[str, str]]:
+    """By norm, the names of all attacks in shipped protocols, and a protocol that has each."""
+    found: dict[Norm, dict[str, str]] = {norm: {} for norm in get_args(Norm)}
+    for name, path in protocol_files().items():
+        file, _ = _read(path)
+        found[file.norm] |= {attack.name: name for attack in file.attacks}
+    return found
+
+
 def load_protocol(
     name: str, *, eps: str | float | Fraction | None, engine: str | None = None
 ) -> Protocol:
@@ -244,7 +260,10 @@ def load_protocol(
     if eps is None:
         eps = file.eps
     if eps is None:
-        raise InputError(f"protocol {name!r} names no radius: give --eps, such as --eps 8/255")
+        raise InputError(
+            f"protocol {name!r} names no radius: give --eps, such as --eps 8/255 (eps=8/255 in "
+            "Python)"
+        )
     threat = ThreatModel(file.norm, parse_eps(eps))
     protocol = Protocol(
         name=file.id,

@@ -12,15 +12,18 @@ from robustbench_lite.core.messages import shortened
 
 Norm = Literal["Linf", "L2", "L1"]
 _SHORT_NUMBER = re.compile(r"[-+]?[0-9_./]{1,40}([eE][-+]?[0-9]{1,3})?", re.ASCII)
+_LARGEST_DENOMINATOR = 2550  # 0.5 / 255 and 0.1 / 255 among them
 _LARGEST = 10**6  # no image has a diameter like that
 NORMS: tuple[str, ...] = get_args(Norm)
 
 
-def parse_eps(text: str | int | float | Fraction) -> Fraction:
+def parse_eps(text: str | int | float | Fraction, name: str = "eps") -> Fraction:
     """Read a radius exactly, from a fraction (`"8/255"`) or a decimal (`"0.031"`).
 
     Args:
-        text: as the user wrote it. A float is read by its shortest decimal spelling.
+        text: as the user wrote it. A float that Python made of a short fraction (`8 / 255`) is
+            that fraction; any other is read by its shortest decimal spelling.
+        name: of the value, for messages.
 
     Returns:
         The exact value; 8/255 and 0.031 stay different.
@@ -29,23 +32,31 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
         InputError: for what is no number, or is negative.
     """
     if isinstance(text, str) and not _SHORT_NUMBER.fullmatch(text.strip()):
-        raise _no_number(text)  # `Fraction("1e999999999")` would take minutes
+        raise _no_number(text, name)  # `Fraction("1e999999999")` would take minutes
     try:
-        eps = Fraction(repr(text) if isinstance(text, float) else text)
+        eps = _of_float(text) if isinstance(text, float) else Fraction(text)
     except (ValueError, ZeroDivisionError, TypeError, OverflowError):
-        raise _no_number(text) from None
+        raise _no_number(text, name) from None
     if eps > _LARGEST:
         shown = shortened(str(text), 80)
-        raise InputError(f"eps={shown} is larger than any image: inputs are in [0, 1]")
+        raise InputError(f"{name}={shown} is larger than any image: inputs are in [0, 1]")
     if eps < 0:
         shown = shortened(str(text), 80)
-        raise InputError(f"eps={shown} is negative: a radius is at least 0")
+        raise InputError(f"{name}={shown} is negative: it must be at least 0")
     return eps
 
 
-def _no_number(text: object) -> InputError:
+def _of_float(number: float) -> Fraction:
+    """A float as what was most likely written: `0.031`, or `8 / 255` of 16 digits."""
+    decimal = Fraction(repr(float(number)))
+    near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
+    is_long = 10**6 % decimal.denominator != 0  # more than six decimals
+    return near if is_long and float(near) == number else decimal
+
+
+def _no_number(text: object, name: str) -> InputError:
     return InputError(
-        f"eps={shortened(repr(text), 80)} is no number: write a fraction such as 8/255 or a "
+        f"{name}={shortened(repr(text), 80)} is no number: write a fraction such as 8/255 or a "
         "decimal such as 0.031"
     )
 

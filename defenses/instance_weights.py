@@ -6,6 +6,7 @@ weight that rounds to 0 is no longer comparable with its neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -47,14 +48,20 @@ def craft_and_count(
     Returns:
         x_adv (B, C, H, W) and kappa (B,), int64 in 0 .. K; both without a graph.
     """
-    kappa = torch.zeros_like(batch.y)
+    kappa, count = steps_resisted(batch.y)
+    x_adv = crafting(model, batch, loss=loss, kappa=confidence, stream=stream, on_step=count)
+    return x_adv, kappa
+
+
+def steps_resisted(y: Tensor) -> tuple[Tensor, Callable[[int, Tensor], None]]:
+    """kappa (B,) of labels y (B,), int64 and 0 so far, and the `on_step` of PGD that counts it."""
+    kappa = torch.zeros_like(y)
 
     def count(step: int, logits: Tensor) -> None:
         del step
-        kappa.add_(logits.argmax(dim=1) == batch.y)
+        kappa.add_(logits.argmax(dim=1) == y)
 
-    x_adv = crafting(model, batch, loss=loss, kappa=confidence, stream=stream, on_step=count)
-    return x_adv, kappa
+    return kappa, count
 
 
 def log_geometry_weights(

@@ -29,7 +29,7 @@ class Verdict:
     """What the network says of candidate images, one entry per example.
 
     Args:
-        broken: bool (N,): allowed image and misclassified.
+        broken: bool (N,): allowed image and misclassified; with targets, taken for its target.
         prediction: int64 (N,), of the candidate image (of the majority with several passes).
         linf: float64 (N,), norm of the perturbation.
         l2: float64 (N,), likewise.
@@ -54,12 +54,14 @@ def verify(
     threat: ThreatModel,
     batch_size: int,
     passes: int = 1,
+    target_labels: Tensor | None = None,
 ) -> Verdict:
     """Judge candidates by a float32 forward pass of the plain network in eval mode.
 
     Broken means: every pixel finite and in [0, 1], perturbation within `largest_norm` in the threat
     model's norm (computed in float64), and a prediction (argmax) other than the label in more
-    than half of the passes.
+    than half of the passes. With `target_labels`: a prediction equal to the target in more than
+    half of the passes; an image whose label is its target is never broken.
 
     Args:
         model: maps (B, C, H, W) in [0, 1] to logits (B, K).
@@ -69,6 +71,7 @@ def verify(
         threat: norm and radius.
         batch_size: rows per forward pass; part of what fixes the bits, so it is recorded.
         passes: forward passes per image; above 1 for randomised networks.
+        target_labels: of a targeted attack (N,), int64; None where any wrong class is a success.
 
     Returns:
         A verdict per example, on the device of `x`.
@@ -93,8 +96,10 @@ def verify(
     finite = torch.isfinite(x_adv).flatten(1).all(dim=1)
     seen = torch.where(finite.view(-1, 1, 1, 1), x_adv, x)
     votes, loss = _votes(model, seen, y, batch_size=batch_size, passes=passes)
-    wrong = passes - votes.gather(1, y[:, None]).squeeze(1)
-    return Verdict(allowed & (2 * wrong > passes), votes.argmax(dim=1), linf, l2, l1, loss)
+    hits = passes - votes.gather(1, y[:, None]).squeeze(1)
+    if target_labels is not None:
+        hits = votes.gather(1, target_labels[:, None]).squeeze(1) * (target_labels != y)
+    return Verdict(allowed & (2 * hits > passes), votes.argmax(dim=1), linf, l2, l1, loss)
 
 
 def _norms(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:

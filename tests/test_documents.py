@@ -22,7 +22,9 @@ EXAMPLE = ROOT / "docs" / "example_submission"
 
 def commands(page):
     """Lines of shell blocks that call `rbl`, continuations joined, comments gone."""
-    for block in re.findall(r"^```(?:sh)?\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+        if kind not in ("", "sh"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words and words[0] == "rbl":

@@ -30,8 +30,10 @@ ARROWS = {
     "selftest": "attacks checkpoints core datasets verifier",
     "reproduction": "attacks checkpoints core datasets evaluation leaderboard training",
     "submission": "attacks checkpoints core datasets evaluation leaderboard models verifier",
+    "api": "attacks checkpoints core datasets defenses evaluation leaderboard verifier",
+    "export": "checkpoints core leaderboard",
     "cli": (
-        "attacks checkpoints core datasets defenses detection evaluation leaderboard models "
+        "attacks checkpoints core datasets defenses detection evaluation export leaderboard models "
         "reproduction selftest submission training transfer"
     ),
     "__main__": "cli core",

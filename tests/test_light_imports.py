@@ -6,9 +6,12 @@ import sys
 
 STEPS = {
     "data sets": "from robustbench_lite.datasets import DATASETS, dataset_info\n"
-    "[dataset_info(name) for name in DATASETS]",
+    "[DATASETS.load(name) for name in DATASETS]\n"
+    "[dataset_info(name) for name in ('cifar10c:fog:3', 'medmnist:pathmnist')]",
     "outliers": "from robustbench_lite.datasets.outliers.sources import OUTLIERS\n"
     "assert len(list(OUTLIERS)) == 15",
+    "sources of networks": "from robustbench_lite.checkpoints.sources import SOURCES\n"
+    "assert len(list(SOURCES.items())) == 6",
     "models": "from robustbench_lite.models import MODELS; list(MODELS.items())",
     "label losses": "from robustbench_lite.defenses.catalogue import LABEL_LOSSES\n"
     "list(LABEL_LOSSES.items())",

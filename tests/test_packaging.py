@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -273,7 +274,8 @@ def test_constraints_pin_every_requirement_and_extra_within_its_range() -> None:
 def test_constraints_pin_what_the_requirements_bring_along() -> None:
     """Over what is installed here; CUDA builds of torch pin their own libraries exactly."""
     pins = {canonicalize_name(name) for name in _pins()}
-    waiting = [requirement.name for requirement in _requirements("test", "dev")]
+    extras = ["test", "dev", *(["notebooks"] if find_spec("nbclient") else [])]
+    waiting = [requirement.name for requirement in _requirements(*extras)]
     seen: set[str] = set()
     while waiting:
         name = canonicalize_name(waiting.pop())

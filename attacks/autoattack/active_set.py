@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.targets import succeeded
+from robustbench_lite.core.pixels import check_pixels
 
 Rows = dict[str, Tensor]  # every tensor has one row per example
 _LONGEST_PERIOD = 32  # steps between two checks for candidates
@@ -39,7 +41,7 @@ class Search(Protocol):
 
         Args:
             rows: `x` (B, C, H, W) clean, `y` (B,), `ids` (B,), `logits` (B, K) of the clean
-                images, `run` (B,) int64 from 0.
+                images, `run` (B,) int64 from 0; of a targeted attack the classes `goal` (B,).
 
         Returns:
             A new dictionary that holds all of `rows`, and at least: `x_adv` (B, C, H, W), the
@@ -95,8 +97,9 @@ def attack_active_set(
     passes: int = 1,
     network: nn.Module | None = None,
     keep_best_of_run: bool = False,
+    target: Tensor | None = None,
 ) -> Tensor:
-    """Run a search on every example that is right when clean.
+    """Run a search on every example that is right when clean (targeted: not yet its target).
 
     Args:
         search: the attack.
@@ -110,29 +113,37 @@ def attack_active_set(
         keep_best_of_run: the search proposes the best of each run: attack every example, for a few
             passes do not say which a randomised network has right, and return the last candidate
             even where it was not confirmed.
+        target: classes (N,), int64, that the images should be taken for; the rows then hold them
+            as `goal`. An image whose label is its target is left out. None: any wrong class.
 
     Returns:
         (N, C, H, W): for a broken example the confirmed candidate, else the clean image (with
         `keep_best_of_run` the last candidate).
 
     Raises:
-        InputError: when a loss or gradient was not finite.
+        InputError: for images outside [0, 1], or when a loss or gradient was not finite.
     """
+    check_pixels(x)
     with attacked(model), attacked(network or model), torch.no_grad():
         logits = [_clean_logits(model, x, capacity) for _ in range(passes)]
-        right = ((majority(logits) == y) | keep_best_of_run).nonzero().flatten()
+        to_do = ~succeeded(majority(logits), y, target) | keep_best_of_run
+        if target is not None:
+            to_do &= target != y
+        chosen = to_do.nonzero().flatten()
         found = x.clone()
-        if len(right):
+        if len(chosen):
             rows = {"x": x, "y": y, "ids": ids, "logits": logits[0]}
-            rows = {name: values[right] for name, values in rows.items()}
+            rows |= {} if target is None else {"goal": target}
+            rows = {name: values[chosen] for name, values in rows.items()}
 
-            def confirm(x_adv: Tensor, labels: Tensor) -> Tensor:
-                # A success is what the verifier calls one: more than half of the passes are wrong.
-                wrong = sum((model(x_adv).argmax(dim=1) != labels).int() for _ in range(passes))
-                assert isinstance(wrong, Tensor)
-                return 2 * wrong > passes
+            def confirm(x_adv: Tensor, classes: Tensor) -> Tensor:
+                # A success is what the verifier calls one: more than half of the passes are wrong,
+                # or hit the target.
+                same = sum((model(x_adv).argmax(dim=1) == classes).int() for _ in range(passes))
+                assert isinstance(same, Tensor)
+                return 2 * (passes - same if target is None else same) > passes
 
-            found[right] = run_active_set(
+            found[chosen] = run_active_set(
                 search, rows, capacity=capacity, confirm=confirm, keep_rejected=keep_best_of_run
             ).x_adv
     return found
@@ -157,7 +168,8 @@ def run_active_set(
         search: the attack.
         rows: see `Search.begin`, without `run`; may be empty of examples.
         capacity: rows held at once, at least 1.
-        confirm: candidates (B, C, H, W) and labels (B,) to whether each is broken (B,).
+        confirm: candidates (B, C, H, W) and labels (B,), or the rows' `goal`, to whether each is
+            broken (B,).
         keep_rejected: of an example that is never broken, return the last candidate.
     """
     out, broken = rows["x"].clone(), torch.zeros_like(rows["y"], dtype=torch.bool)
@@ -193,7 +205,7 @@ def _confirmed(
     done = torch.zeros_like(state["candidate"])
     if not len(candidates):
         return done, False
-    held = confirm(state["x_adv"][candidates], state["y"][candidates])
+    held = confirm(state["x_adv"][candidates], state.get("goal", state["y"])[candidates])
     done[candidates[held]] = True
     rejected = candidates[~held]
     if len(rejected):
@@ -210,8 +222,8 @@ def _next_runs(search: Search, state: Rows, done: Tensor) -> Rows:
     again = (spent & (state["run"] + 1 < search.runs)).nonzero().flatten()
     if not len(again):
         return on
-    names = ("x", "y", "ids", "logits", "run", "row_of")
-    rows = {name: state[name][again] for name in names}
+    names = ("x", "y", "ids", "logits", "run", "row_of", "goal")
+    rows = {name: state[name][again] for name in names if name in state}
     rows["run"] = rows["run"] + 1
     return _join(on, search.begin(rows))
 

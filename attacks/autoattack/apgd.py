@@ -11,14 +11,24 @@ from torch import Tensor, nn
 from robustbench_lite.attacks.autoattack.active_set import Rows, attack_active_set
 from robustbench_lite.attacks.autoattack.apgd_search import AutoPGD
 from robustbench_lite.attacks.autoattack.apgd_steps import BallRule, Rule, SparseRule, stages
-from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share
+from robustbench_lite.attacks.contract import (
+    Attack,
+    Cost,
+    Count,
+    RunTerms,
+    Share,
+    TargetableAttack,
+    check_one_target,
+)
 from robustbench_lite.attacks.losses import (
     cross_entropy,
     dlr,
+    dlr_of_lead,
     margin,
     targeted_dlr,
     targeted_margin,
 )
+from robustbench_lite.attacks.targets import target_labels_of
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.random_numbers import normal, uniform
@@ -96,6 +106,7 @@ class _Apgd(Attack):
             passes=terms.passes,
             network=terms.network,
             keep_best_of_run=several,
+            target=target_labels_of(self, model, x, y, terms),
         )
 
     def _rule(self, terms: RunTerms, *, like: Tensor) -> Rule:
@@ -151,23 +162,33 @@ class ApgdDlr(_Apgd):
 
 
 @dataclass(frozen=True)
-class ApgdT(_Apgd):
+class ApgdT(_Apgd, TargetableAttack):
     """Auto-PGD on the targeted DLR loss (arXiv:2003.01690, Eq. 7); see `ApgdCe`.
 
     The targets are the min(targets, K - 1) likeliest wrong classes on the clean image, one run
     and then its restarts each; any misclassification is a success. Below 4 classes, where the
-    ratio is not defined, the loss is its numerator z_t - z_y.
+    ratio is not defined, the loss is its numerator z_t - z_y. With a `target` only that class is a
+    success, and aimed at alone, by `losses.dlr_of_lead`.
 
     Args:
-        targets: wrong classes to try; AutoAttack 9 (L1: 5).
+        targets: wrong classes to try; AutoAttack 9 (L1: 5). With a `target` 1.
     """
 
     targets: Count
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_one_target(self.target, self.targets)
+
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        if "goal" in rows:
+            return dlr_of_lead(logits, rows["goal"])
         loss = targeted_dlr if logits.shape[1] >= 4 else targeted_margin
         return loss(logits, rows["y"], rows["target"])
 
     @property
     def n_targets(self) -> int:
         return self.targets
+
+    def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
+        return super().cost(norm, num_classes, passes) + self.cost_of_choice

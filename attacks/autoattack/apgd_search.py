@@ -12,6 +12,7 @@ from robustbench_lite.attacks.autoattack.apgd_steps import Rule
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.gradients import loss_and_gradient
 from robustbench_lite.attacks.projections import per_example
+from robustbench_lite.attacks.targets import succeeded
 
 Loss = Callable[[Tensor, Rows], Tensor]  # logits (B, K) and rows (with `target`) to (B,)
 Draw = Callable[[Rows], Tensor]  # rows to the noise of their runs' starts (B, C, H, W)
@@ -31,7 +32,8 @@ class AutoPGD:
         rule: of the norm.
         draw: noise for the starts.
         restarts: runs, for each target if there are any.
-        targets: wrong classes to aim at, the likeliest on the clean image first; 0 for none.
+        targets: wrong classes to aim at, the likeliest on the clean image first; 0 for none. Rows
+            with a `goal` aim at that alone.
         eot: passes per gradient.
         device: of the images.
         keep_best_of_run: claim nothing before a run is over.
@@ -64,7 +66,9 @@ class AutoPGD:
 
     def begin(self, rows: Rows) -> Rows:
         """Draw each row's target and start, and evaluate it there."""
-        if self._targets:
+        if "goal" in rows:
+            self._targets, rows = 1, rows | {"target": rows["goal"]}
+        elif self._targets:
             self._targets = min(self._targets, rows["logits"].shape[1] - 1)
             rows = rows | {"target": self._target(rows)}
         x_adv = self._rule.start(rows["x"], self._draw(rows))
@@ -111,7 +115,7 @@ class AutoPGD:
         state["left"] = state["left"] - live.to(torch.int64)
 
     def _evaluate(self, state: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss (B,), gradient (B, C, H, W) and whether misclassified (B,) at `x_adv`."""
+        """Loss (B,), gradient (B, C, H, W) and whether a success (B,) at `x_adv`."""
         logits, loss, gradient = loss_and_gradient(
             self._network,
             state["x_adv"],
@@ -122,7 +126,7 @@ class AutoPGD:
         # A sum is finite only if all its terms are, and is one pass over the images.
         self.finite.note(self._evaluations, loss, gradient.flatten(1).sum(dim=1))
         self._evaluations += 1
-        return loss, gradient, logits.argmax(dim=1) != state["y"]
+        return loss, gradient, succeeded(logits.argmax(dim=1), state["y"], state.get("goal"))
 
     def _target(self, rows: Rows) -> Tensor:
         """The wrong class at which each row's run aims (B,)."""

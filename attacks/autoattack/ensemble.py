@@ -60,30 +60,7 @@ class AutoAttack(Attack):
         return stages(self.version, norm)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
-        x_adv, standing = x.clone(), torch.ones_like(y, dtype=torch.bool)
-        wrong = torch.zeros_like(y, dtype=torch.float32)  # share of passes, with several
-        for name, stage in self.stages(terms.norm).items():
-            rows = standing.nonzero().flatten()
-            if not len(rows):
-                break
-            stream = f"{terms.stream}/{name}"
-            part = replace(terms, ids=terms.ids[rows], stream=stream, on_stage=None)
-            found = stage(model, x[rows], y[rows], part)
-            if terms.passes == 1:
-                # A stage returns the clean image unless the plain network confirmed its candidate.
-                better = (found != x[rows]).flatten(1).any(dim=1)
-                standing[rows[better]] = False
-            else:
-                share = _share_wrong(model, found, y[rows], terms)
-                better = share > wrong[rows]
-                wrong[rows[better]] = share[better]
-                standing = wrong < _SETTLED
-            x_adv[rows[better]] = found[better]
-            if terms.on_stage is not None:
-                mine = torch.zeros_like(y, dtype=torch.bool)
-                mine[rows[better]] = True
-                terms.on_stage(name, mine)
-        return x_adv
+        return run_stages(self.stages(terms.norm), model, x, y, terms)
 
     def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
         """`standard` on an example that survives, K >= 10: 7,815 forwards and 1,910 backwards."""
@@ -94,6 +71,44 @@ class AutoAttack(Attack):
 
     def by_authors(self) -> tuple[str, Mapping[str, object]]:
         return "reference:autoattack", {"version": self.version}
+
+
+def run_stages(
+    stages: Mapping[str, Attack], model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms
+) -> Tensor:
+    """Attacks one after the other, each on what the earlier ones left; see `AutoAttack`.
+
+    Args:
+        stages: by name, in order; the name is added to the random stream of each.
+        model, x, y, terms: as of `Attack.__call__`.
+
+    Returns:
+        Candidates (N, C, H, W), inside ball and box; the clean image where none succeeded.
+    """
+    x_adv, standing = x.clone(), torch.ones_like(y, dtype=torch.bool)
+    wrong = torch.zeros_like(y, dtype=torch.float32)  # share of passes, with several
+    for name, stage in stages.items():
+        rows = standing.nonzero().flatten()
+        if not len(rows):
+            break
+        stream = f"{terms.stream}/{name}"
+        part = replace(terms, ids=terms.ids[rows], stream=stream, on_stage=None)
+        found = stage(model, x[rows], y[rows], part)
+        if terms.passes == 1:
+            # A stage returns the clean image unless the plain network confirmed its candidate.
+            better = (found != x[rows]).flatten(1).any(dim=1)
+            standing[rows[better]] = False
+        else:
+            share = _share_wrong(model, found, y[rows], terms)
+            better = share > wrong[rows]
+            wrong[rows[better]] = share[better]
+            standing = wrong < _SETTLED
+        x_adv[rows[better]] = found[better]
+        if terms.on_stage is not None:
+            mine = torch.zeros_like(y, dtype=torch.bool)
+            mine[rows[better]] = True
+            terms.on_stage(name, mine)
+    return x_adv
 
 
 def stages(version: Version, norm: Norm) -> dict[str, Attack]:

@@ -12,10 +12,20 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.autoattack.active_set import Rows, attack_active_set
 from robustbench_lite.attacks.autoattack.fab_projections import smallest_moves
-from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms, Share
+from robustbench_lite.attacks.contract import (
+    Attack,
+    Cost,
+    Count,
+    RunTerms,
+    Share,
+    TargetableAttack,
+    check_one_target,
+)
 from robustbench_lite.attacks.finite_check import FiniteCheck
 from robustbench_lite.attacks.gradients import loss_and_gradient
+from robustbench_lite.attacks.losses import lead_of
 from robustbench_lite.attacks.projections import l1_norm, l2_norm, linf_norm, per_example
+from robustbench_lite.attacks.targets import succeeded, target_labels_of
 from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.random_numbers import normal, uniform
@@ -85,6 +95,7 @@ class Fab(Attack):
             capacity=terms.batch_size,
             passes=terms.passes,
             network=terms.network,
+            target=target_labels_of(self, model, x, y, terms),
         )
 
     def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
@@ -93,18 +104,24 @@ class Fab(Attack):
 
 
 @dataclass(frozen=True)
-class FabT(Fab):
+class FabT(Fab, TargetableAttack):
     """Targeted FAB (FAB-T; Croce and Hein 2020, arXiv:2003.01690, Sec. 5).
 
     As `Fab`, but a run looks at the boundary to one class only, so that a step costs one backward
-    however many classes there are. A candidate counts whatever class it is taken for.
+    however many classes there are. A candidate counts whatever class it is taken for. With a
+    `target` t only candidates that are taken for t count, and the boundary is that of t to the
+    strongest other class: z_t - max_{j != t} z_j is linearised.
 
     Args:
         targets: classes, the likeliest wrong ones on the clean image first; at most K - 1 are used.
-            9 in AutoAttack.
+            9 in AutoAttack; 1 with a `target`.
     """
 
     targets: Count
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_one_target(self.target, self.targets)
 
     @property
     def n_targets(self) -> int:
@@ -112,7 +129,7 @@ class FabT(Fab):
 
     def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
         runs = min(self.targets, num_classes - 1) * self.restarts
-        return Cost(2, 1) * (self.steps * runs) + Cost(passes, 0)
+        return Cost(2, 1) * (self.steps * runs) + Cost(passes, 0) + self.cost_of_choice
 
 
 class FabSearch:
@@ -145,7 +162,9 @@ class FabSearch:
             "candidate": torch.zeros_like(y, dtype=torch.bool),
             "left": torch.full_like(y, self._rules.steps),
         }
-        if self._rules.n_targets:
+        if "goal" in rows:
+            self.runs = self._rules.restarts
+        elif self._rules.n_targets:
             classes = rows["logits"].shape[1]
             self.runs = min(self._rules.n_targets, classes - 1) * self._rules.restarts
             ranked = rows["logits"].scatter(1, y[:, None], torch.inf).argsort(dim=1)
@@ -162,7 +181,7 @@ class FabSearch:
             at = self._step(state["at"], x, lead, gradient)
             logits = self._network(at)
             going = ~state["candidate"]
-            wrong = logits.argmax(dim=1) != y
+            wrong = succeeded(logits.argmax(dim=1), y, state.get("goal"))
             size = self._length(at - x)
             better = going & wrong & (size < state["best"])
             # A weight of exactly 0 or 1 picks one end, faster than `where` does.
@@ -205,6 +224,10 @@ class FabSearch:
 
     def _linearise(self, state: Rows) -> tuple[Tensor, Tensor]:
         """Lead (B,) of another class over the label, z_k - z_y, and its gradient (B, C, H, W)."""
+        if (goal := state.get("goal")) is not None:
+            at = state["at"]
+            _, value, gradient = loss_and_gradient(self._network, at, lambda z: lead_of(z, goal))
+            return value, gradient
         own = state["y"][:, None]
         if not self._rules.n_targets:
             return nearest_boundary(self._network, state["at"], state["y"], norm=self._terms.norm)

@@ -17,9 +17,10 @@ from robustbench_lite.attacks.autoattack.square_windows import (
     window_sizes,
     words_for_bits,
 )
-from robustbench_lite.attacks.contract import Attack, Cost, RunTerms, Share
+from robustbench_lite.attacks.contract import Cost, RunTerms, Share, TargetableAttack
 from robustbench_lite.attacks.finite_check import FiniteCheck
-from robustbench_lite.attacks.losses import margin
+from robustbench_lite.attacks.losses import cross_entropy, lead_of, margin
+from robustbench_lite.attacks.targets import target_labels_of
 from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.random_numbers import random_words
@@ -29,7 +30,7 @@ _PREPARED_VALUES = 2**21  # pixel values of windows drawn ahead: bounds the memo
 
 
 @dataclass(frozen=True)
-class Square(Attack):
+class Square(TargetableAttack):
     """Square Attack (Andriushchenko et al. 2020, arXiv:1912.00049, Algorithms 1 to 3).
 
     Random search on the margin: each query changes one square window (L2, L1: moves the mass of a
@@ -37,6 +38,9 @@ class Square(Attack):
     (margin loss, window sizes by iteration, L1 by projection); where it differs from the paper,
     see `window_sizes` and `place_windows`. One thing is ours: the authors draw one window for the
     whole batch, here each example has its own, of the same distribution, by its id.
+
+    With a target t a query is kept when the cross-entropy of t shrinks, the loss that the authors'
+    code takes for targeted attacks, or when t is predicted.
 
     A call returns images inside ball and box; an example that is not broken comes back clean.
 
@@ -70,10 +74,11 @@ class Square(Attack):
             capacity=terms.batch_size,
             passes=terms.passes,
             network=terms.network,
+            target=target_labels_of(self, model, x, y, terms),
         )
 
     def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
-        return Cost((self.queries + 1) * self.restarts + passes, 0)
+        return Cost((self.queries + 1) * self.restarts + passes, 0) + self.cost_of_choice
 
 
 class SquareSearch:
@@ -136,7 +141,7 @@ class SquareSearch:
         bar = state["margin"].masked_fill(state["candidate"], torch.inf)
         values, betters = [], []
         for k in range(len(words)):
-            value = margin(self._network(queries.propose(k)).double(), state["y"])
+            value = _progress(self._network(queries.propose(k)).double(), state)
             better = value > bar
             queries.keep(better)
             bar = torch.where(better, value.masked_fill(value >= 0.0, torch.inf), bar)
@@ -168,3 +173,16 @@ class SquareSearch:
             restart=rows["run"],
             step=step,
         )
+
+
+def _progress(logits: Tensor, state: Rows) -> Tensor:
+    """How far queries are (B,): at least 0 exactly for a success, larger is better.
+
+    The margin; with a `goal` its lead once it has one, and before that minus its cross-entropy,
+    which is below -log 2 as long as another class has as much of the probability.
+    """
+    goal = state.get("goal")
+    if goal is None:
+        return margin(logits, state["y"])
+    lead = lead_of(logits, goal)
+    return torch.where(lead >= 0.0, lead, -cross_entropy(logits, goal))

@@ -11,9 +11,14 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from robustbench_lite.attacks.contract import Attack, Cost, Count, RunTerms
+from robustbench_lite.attacks.contract import Cost, Count, RunTerms, TargetableAttack
 from robustbench_lite.attacks.finite_check import FiniteCheck
-from robustbench_lite.attacks.losses import attack_loss, check_loss
+from robustbench_lite.attacks.losses import (
+    TARGETABLE_LOSSES,
+    attack_loss,
+    check_loss,
+    loss_towards,
+)
 from robustbench_lite.attacks.model_state import BnMode, attacked
 from robustbench_lite.attacks.projections import (
     l2_norm,
@@ -21,6 +26,7 @@ from robustbench_lite.attacks.projections import (
     project,
     steepest_ascent,
 )
+from robustbench_lite.attacks.targets import succeeded, target_labels_of
 from robustbench_lite.attacks.threat_model import Norm, ThreatModel
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.random_numbers import normal, uniform
@@ -49,8 +55,9 @@ def pgd(
     stream: str = "pgd",
     on_step: Callable[[int, Tensor], None] | None = None,
     finite: FiniteCheck | None = None,
+    target: Tensor | None = None,
 ) -> Tensor:
-    """Untargeted PGD (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1).
+    """PGD (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1), untargeted unless given a `target`.
 
     Each step moves by `alpha` along the sign (Linf) or the normalised gradient (L2) of the loss,
     then projects onto the ball and onto [0, 1].
@@ -82,12 +89,17 @@ def pgd(
             k = 0 is the start. GAIRAT counts its kappa from it.
         finite: takes the notes of losses and gradients, for a caller who looks later (training
             waits for the device once an epoch); None raises here, at the end of each restart.
+        target: classes (B,), int64, that the images should be taken for: the loss is then
+            `losses.loss_towards`, and "misclassified" above means taken for that class. An image
+            whose label it is, is left out. None: any wrong class will do.
 
     Returns:
-        x_adv (B, C, H, W), detached, inside ball and box; a failed example yields what `keep` says.
+        x_adv (B, C, H, W), detached, inside ball and box; a failed example yields what `keep` says,
+        one that is left out its clean image.
 
     Raises:
-        InputError: on unknown options, or when a loss or gradient is not finite (names the step).
+        InputError: on unknown options; without `finite` on images outside [0, 1]; or when a loss
+            or gradient is not finite (names the step).
 
     Cost:
         `steps` forwards and backwards per restart, one more forward unless `keep="last"` with one
@@ -101,17 +113,21 @@ def pgd(
 
         def score(x_adv: Tensor, step: int) -> _Scored:
             logits = _full_precision(model(x_adv))
-            values = attack_loss(loss, logits, y, clean_logits=clean_logits, kappa=kappa)
+            if target is None:
+                values = attack_loss(loss, logits, y, clean_logits=clean_logits, kappa=kappa)
+            else:
+                values = loss_towards(loss, logits, target, kappa=kappa)
             if on_step is not None:
                 on_step(step, logits.detach())
-            return _Scored(x_adv.detach(), values, logits.detach().argmax(dim=1) != y)
+            prediction = logits.detach().argmax(dim=1)
+            return _Scored(x_adv.detach(), values, succeeded(prediction, y, target))
 
         for restart in range(restarts):
             x_adv = _start(x, norm, eps, start, ids=ids, seed=seed, stream=stream, restart=restart)
             if steps == 0 or keep != "last":  # no step will bring it inside
                 x_adv = project(x_adv, x, norm=norm, eps=eps) if steps else x_adv.clamp(0.0, 1.0)
             trail: _Scored | None = None
-            watch = finite or FiniteCheck(x.device)
+            watch = finite or FiniteCheck(x.device, pixels=x)
             for step in range(steps):
                 x_adv = x_adv.detach().requires_grad_(True)
                 with torch.enable_grad():
@@ -126,17 +142,24 @@ def pgd(
             if finite is None:
                 watch.raise_if_not("loss or gradient", f"step {{}} of {steps}")
             if keep == "last" and restarts == 1:
-                return x_adv.detach()
+                return _unless_left_out(x_adv.detach(), x, y, target)
             with torch.no_grad():
                 end = score(x_adv, steps).after(trail, keep)
                 kept = end.after(kept, "best_loss")
     assert kept is not None
-    return kept.x_adv
+    return _unless_left_out(kept.x_adv, x, y, target)
+
+
+def _unless_left_out(x_adv: Tensor, x: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """`x_adv`, and the clean image where the target is the label."""
+    if target is None:
+        return x_adv
+    return torch.where(per_example(target == y, x), x, x_adv)
 
 
 @dataclass
 class _Scored:
-    """Iterates with their losses (B,) and whether each is misclassified (B,)."""
+    """Iterates with their losses (B,) and whether each is a success (B,)."""
 
     x_adv: Tensor
     loss: Tensor
@@ -194,7 +217,7 @@ def _start(
 
 
 @dataclass(frozen=True)
-class Pgd(Attack):
+class Pgd(TargetableAttack):
     """`pgd` as an attack of a protocol; see there for every parameter."""
 
     norms = ("Linf", "L2")
@@ -211,6 +234,9 @@ class Pgd(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_loss(self.loss, self.kappa)
+        if self.target is not None and self.loss not in TARGETABLE_LOSSES:
+            allowed = ", ".join(TARGETABLE_LOSSES)
+            raise InputError(f"loss={self.loss!r} knows no target; with one, choose from {allowed}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, terms: RunTerms) -> Tensor:
         return pgd(
@@ -229,18 +255,24 @@ class Pgd(Attack):
             ids=terms.ids,
             seed=terms.seed,
             stream=terms.stream,
+            target=target_labels_of(self, model, x, y, terms),
         )
 
     def check(self, threat: ThreatModel, num_classes: int | None = None) -> None:
         super().check(threat)
-        if self.loss == "dlr" and num_classes is not None and num_classes < 3:
+        if (
+            self.target is None
+            and self.loss == "dlr"
+            and num_classes is not None
+            and num_classes < 3
+        ):
             raise InputError(f"the DLR loss needs at least 3 classes, the data has {num_classes}")
 
     def cost(self, norm: Norm, num_classes: int, passes: int) -> Cost:
         scored = self.keep != "last" or self.restarts > 1  # the last iterate gets a pass too
         clean = self.loss == "kl"
         steps = self.steps * self.restarts
-        return Cost(steps + scored * self.restarts + clean, steps)
+        return Cost(steps + scored * self.restarts + clean, steps) + self.cost_of_choice
 
 
 def _check(*, norm: str, steps: int, restarts: int, start: str, keep: str) -> None:

@@ -96,7 +96,7 @@ def pgd_int(
     if start == "uniform":
         draw = uniform(x.shape, ids=ids, seed=seed, stream=stream, restart=0, step=0).to(x.dtype)
         delta = in_box(grid((2.0 * draw - 1.0) * radius))
-    watch = finite or FiniteCheck(x.device)
+    watch = finite or FiniteCheck(x.device, pixels=x)
     with attacked(model, mode=mode):
         for step in range(steps):
             x_adv = image(delta).requires_grad_(True)

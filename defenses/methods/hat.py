@@ -72,11 +72,7 @@ class Hat(Defense):
     def craft(self, networks: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, Tensor]:
         """x', and the helper's label of each (B,), of an eval-mode pass."""
         x_adv = self.crafting(networks[ROBUST], batch, loss=self.robust_loss)
-        helper = networks[HELPER]
-        if any(module.training for module in helper.modules()):
-            raise InputError(f"network {HELPER!r} is in train mode: it labels in eval mode")
-        with torch.no_grad():
-            return {"x_adv": x_adv, "y_helper": helper(x_adv).argmax(dim=1)}
+        return {"x_adv": x_adv, "y_helper": helper_labels(networks[HELPER], x_adv)}
 
     def objective(
         self, networks: Mapping[str, nn.Module], batch: Batch, crafted: Mapping[str, Tensor]
@@ -100,3 +96,12 @@ class Hat(Defense):
         }
         loss = clean_loss + self.beta * robust_loss + self.gamma * helper_loss
         return Objective(loss, scalars)
+
+
+def helper_labels(helper: nn.Module, x_adv: Tensor) -> Tensor:
+    """argmax g(x') (B,), int64; raises InputError for a helper in train mode."""
+    if any(module.training for module in helper.modules()):
+        raise InputError(f"network {HELPER!r} is in train mode: it labels in eval mode")
+    with torch.no_grad():
+        logits: Tensor = helper(x_adv)
+    return logits.argmax(dim=1)

@@ -138,7 +138,7 @@ class Lrat(Defense):
                 self.crafting, model, batch, loss=loss, confidence=confidence, stream=stream
             )
             crafted[f"x_adv_{name}"] = x_adv
-            weights.append(self._weights(model, batch, x_adv, kappa))
+            weights.append(self.weights(model, batch, x_adv, kappa))
         return crafted | {"weights": torch.stack(weights, dim=1)}
 
     def objective(
@@ -162,7 +162,7 @@ class Lrat(Defense):
         pairs = pair_losses(variant_losses, losses[-1], weights, pair_constant=self.pair_constant)
         return Objective(pairs.mean(), scalars)
 
-    def _weights(self, model: nn.Module, batch: Batch, x_adv: Tensor, kappa: Tensor) -> Tensor:
+    def weights(self, model: nn.Module, batch: Batch, x_adv: Tensor, kappa: Tensor) -> Tensor:
         """omega (B,) of one attack's variants, each from its own instance alone."""
         if self.weight == "kappa":
             omega = log_geometry_weights(

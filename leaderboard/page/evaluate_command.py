@@ -30,8 +30,10 @@ def reproduce_command(result: Result) -> list[str]:
         words = ["rbl", "submit", "run", "SUBMISSION", *_options(result, OF_SUBMISSIONS)]
         return [shlex.quote(plain(word)) for word in words]
     model = ["CHECKPOINT"]
-    if result.model.kind != "checkpoint":
-        model = ["--model", "FACTORY", "--allow-code"]
+    if result.model.source:
+        model = ["--model", result.model.source]
+    if result.model.kind in ("factory", "torchscript"):
+        model = ["--model", result.model.source or "FACTORY", "--allow-code"]
     protocol, dataset = result.protocol, result.dataset
     words = ["rbl", "evaluate", *model]
     words += ["--protocol", protocol.name, "--eps", protocol.eps]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from robustbench_lite.core.flag_rules import OF_GRADIENTS
 from robustbench_lite.leaderboard.page.evaluate_command import reproduce_command
 from robustbench_lite.leaderboard.page.interval_bars import Axis
 from robustbench_lite.leaderboard.published.reported import ReportedRow
@@ -261,7 +262,7 @@ def _facts(result: Result) -> list[tuple[str, list[tuple[str, str, bool]]]]:
                 ("Architecture", plain(result.architecture) or "not stated", False),
                 ("Parameters", f"{result.parameters:,}", False),
                 ("Extra data", EXTRA_DATA[result.extra_data], False),
-                ("Source", model.kind, False),
+                ("Source", plain(model.source) or model.kind, False),
                 ("Epoch chosen by", plain(model.selection or "") or "not stated", False),
                 ("Weights", plain(model.hash), True),
             ],
@@ -284,7 +285,7 @@ def _facts(result: Result) -> list[tuple[str, list[tuple[str, str, bool]]]]:
                 ("Content", plain(data.hash), True),
             ],
         ),
-        ("Checks", [(_label(name), _check(value), False) for name, value in result.checks.items()]),
+        ("Checks", [(_label(name), _check_of(result, name), False) for name in result.checks]),
         ("Run", [*seeds, *settings, *_versions(result), ("Result file", result.file_hash, True)]),
     ]
 
@@ -314,6 +315,13 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return plain(value)
     return plain(json.dumps(value, ensure_ascii=False))
+
+
+def _check_of(result: Result, name: str) -> str:
+    """What a check of a result measured, or why it could not."""
+    if result.gives_no_gradient and name in OF_GRADIENTS:
+        return "no gradient"
+    return _check(result.checks[name])
 
 
 def _check(stored: object) -> str:

@@ -58,7 +58,7 @@ def _panel(axes: Axes, result: PerClass, names: Sequence[str]) -> None:
             width=0.38,
             color=colour,
             label=label,
-            yerr=_errors(accuracies),
+            yerr=error_bars(accuracies),
             error_kw={"ecolor": INK, "elinewidth": 0.8},
         )
     robust = 100 * result.overall.robust.value
@@ -79,7 +79,7 @@ def _labels(classes: Sequence[ClassSet], names: Sequence[str]) -> list[str]:
     return [shortened(plain(names[number]), NAME_WIDTH) for number in numbers]
 
 
-def _errors(accuracies: Sequence[Accuracy]) -> list[list[float]]:
+def error_bars(accuracies: Sequence[Accuracy]) -> list[list[float]]:
     """How far each interval reaches below and above, in percent."""
     return [
         [100 * max(0.0, one.value - one.interval[0]) for one in accuracies],

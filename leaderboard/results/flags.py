@@ -161,8 +161,11 @@ def _black_box_range(
 ) -> tuple[int, int] | None:
     """How many examples a black-box attack broke and no white-box attack: at least, at most.
 
-    None where the protocol lacks one of the two kinds, or where too little is stored.
+    None where the protocol lacks one of the two kinds, or where too little is stored. Only attacks
+    that aim at the same class are compared.
     """
+    if any(one.target for one in protocol.attacks):
+        return _targeted_black_box_range(protocol, outcomes)
     clean = int.from_bytes(outcomes.clean, "big")
     white = black = both = 0  # `both`: broken by AutoAttack, one stage of which is a black box
     last: int | None = None  # examples that black boxes inside AutoAttack broke; None: no black box
@@ -195,6 +198,22 @@ def _black_box_range(
     certain = (black & ~white & ~both).bit_count()
     seen = (both & white).bit_count()
     return certain + max(0, last - seen), certain + min(last, both.bit_count() - seen)
+
+
+def _targeted_black_box_range(protocol: ProtocolInfo, outcomes: Outcomes) -> tuple[int, int] | None:
+    """`_black_box_range` of a protocol that holds targeted attacks, none of which has stages."""
+    clean, alone = int.from_bytes(outcomes.clean, "big"), None
+    for target in {one.target for one in protocol.attacks}:
+        left: dict[bool, int] = {}  # by whether it is a black box: what such attacks did not break
+        for one in (one for one in protocol.attacks if one.target == target):
+            if one.attack not in BLACK_BOX | WHITE_BOX:
+                return None
+            bits = int.from_bytes(outcomes.attacks[one.name], "big")
+            black = one.attack in BLACK_BOX
+            left[black] = left.get(black, clean) & bits
+        if len(left) == 2:
+            alone = (alone or 0) | (left[False] & ~left[True])
+    return None if alone is None else (alone.bit_count(), alone.bit_count())
 
 
 def _black_box_stage(attack: AttackResult) -> int | None:

@@ -149,10 +149,12 @@ def _unbounded(row: Result, other: Result) -> str:
 
 def _broken_more(row: Result, other: Result) -> int | None:
     """Examples that `row` calls robust and `other` breaks; None where it lacks some of them."""
-    begin = row.first_example - other.first_example
-    end = begin + row.n_examples
-    if row.robust_bits is None or other.robust_bits is None or begin < 0 or end > other.n_examples:
+    if row.robust_bits is None or other.robust_bits is None:
+        return None
+    ids, ids_there = row.examples.id_array, other.examples.id_array  # both ascend
+    if not np.isin(ids, ids_there).all():
         return None
     stands = outcome_array(row.robust_bits, row.n_examples)
-    stands_there = outcome_array(other.robust_bits, other.n_examples)[begin:end]
+    there = outcome_array(other.robust_bits, other.n_examples)
+    stands_there = there[np.searchsorted(ids_there, ids)]
     return int((stands & ~stands_there).sum())

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from robustbench_lite.core.flag_rules import AUTOATTACK, BLACK_BOX
+from robustbench_lite.core.flag_rules import AUTOATTACK, BLACK_BOX, NAN_GRADIENTS
 from robustbench_lite.core.schema import Count, Finite, Text
 from robustbench_lite.leaderboard.results.examples import Examples
 from robustbench_lite.leaderboard.statistics.accuracy import wilson_interval
@@ -58,11 +58,21 @@ class EvaluatedData(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """The network evaluated: where it came from, hash of its weights, how its epoch was chosen."""
+    """The network evaluated: where it came from, hash of its weights, how its epoch was chosen.
 
-    kind: Literal["checkpoint", "factory", "submission"]
+    `source` is what `--model` named, with the commit or tag of the weights; empty for the first
+    three kinds.
+    """
+
+    # fmt: off
+    kind: Literal[
+        "checkpoint", "factory", "submission",
+        "timm", "torchvision", "hub", "robustbench", "torchscript", "onnx",
+    ]
+    # fmt: on
     hash: Text
     selection: str | None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,11 @@ class ProtocolAttack:
     def attack(self) -> str:
         """The registered name of what runs, which `name` calls by another name."""
         return dict(self.parameters).get("attack", "")
+
+    @cached_property
+    def target(self) -> str:
+        """How a targeted attack chooses the class that it aims at; empty for an untargeted one."""
+        return dict(self.parameters).get("target", "")
 
 
 @dataclass(frozen=True)
@@ -222,6 +237,23 @@ class Result:
     def reasons(self) -> tuple[str, ...]:
         """Why the row has no rank: its flags, and what is missing; empty for a ranked row."""
         return (*(flag.name for flag in self.flags), *self.missing)
+
+    @property
+    def gives_no_gradient(self) -> bool:
+        """Whether the network gave no gradient at all, so that nothing could be said of them."""
+        stored = self.checks.get(NAN_GRADIENTS)
+        return isinstance(stored, Mapping) and stored.get("points") == 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the row says of itself beside its status: that no attack of it saw gradients, and
+        that attacks of it aim at one class."""
+        notes = []
+        if all(one.attack in BLACK_BOX for one in self.protocol.attacks):
+            notes += ["queries only", *(["no gradient"] if self.gives_no_gradient else [])]
+        if any(one.target for one in self.protocol.attacks):
+            notes.append("targeted")
+        return tuple(notes)
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ class Row(Struct, frozen=True, kw_only=True):
             where the result stores no labels.
         status: one of `records.STATUSES`.
         flags: why there is no rank: the flags and what the file does not store, joined by commas;
-            then the flags that were answered, and by what.
+            then the flags that were answered, and by what; `queries only` where no attack of the
+            row saw gradients, with `no gradient` where the network gives none.
             Of a published row: which numbers were not read at the source.
         extra_data: None when nobody said.
         cost: forward plus backward passes per example attacked.
@@ -198,7 +199,7 @@ def _measured_row(row: RankedResult, key: GroupKey, titles: Mapping[str, str]) -
         worst_class_label=label,
         engine=result.protocol.engine_text,
         status=result.status,
-        flags=", ".join((*result.reasons, *result.answered)),
+        flags=", ".join((*result.reasons, *result.answered, *result.notes)),
         extra_data=result.extra_data,
         cost=result.cost,
         seed=result.seed,

@@ -1,5 +1,7 @@
 """A checkpoint is a folder: `model.safetensors` (weights) and `card.json` (all that explains them).
 
+`config.json` and `README.md` make it a Hugging Face model repository; we never read them.
+
 Loading runs no code from the folder: the card names a registered architecture, the weights are
 plain tensors, and both must agree exactly.
 """
@@ -28,6 +30,13 @@ from robustbench_lite.checkpoints.card import (
     network_of,
     read_card,
     read_card_file,
+)
+from robustbench_lite.checkpoints.model_repository import (
+    CONFIG_FILE,
+    README_FILE,
+    config_text,
+    is_ours,
+    readme_text,
 )
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.folder_swap import publish, staging_folder, sync
@@ -90,9 +99,10 @@ def save_checkpoint(folder: str | Path, model: nn.Module, card: Card) -> None:
         # By way of memory: safetensors' own writer makes files that only their owner can read.
         (staged / WEIGHTS_FILE).write_bytes(weights)
         (staged / CARD_FILE).write_text(text, encoding="utf-8")
+        beside = _write_repository_files(staged, target, card)
         for path in (staged / WEIGHTS_FILE, staged / CARD_FILE, staged):
             sync(path)
-        publish(staged, target, order=(WEIGHTS_FILE, CARD_FILE))
+        publish(staged, target, order=(WEIGHTS_FILE, CARD_FILE), beside=beside)
     except OSError as error:
         raise InputError(
             f"cannot write checkpoint {folder}: {error}; what was there before is unchanged; "
@@ -100,6 +110,16 @@ def save_checkpoint(folder: str | Path, model: nn.Module, card: Card) -> None:
         ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _write_repository_files(staged: Path, target: Path, card: Card) -> tuple[str, ...]:
+    """Write what only other programs read; a README written by hand stays as it is."""
+    (staged / CONFIG_FILE).write_text(config_text(card), encoding="utf-8")
+    readme = target / README_FILE
+    if readme.is_file() and not is_ours(readme.read_text(encoding="utf-8", errors="replace")):
+        return (CONFIG_FILE,)
+    (staged / README_FILE).write_text(readme_text(card), encoding="utf-8")
+    return (CONFIG_FILE, README_FILE)
 
 
 def load_checkpoint(
@@ -199,7 +219,11 @@ def put_on_device(model: nn.Module, device: str | torch.device) -> nn.Module:
 
 
 def check_weights(
-    tensors: Mapping[str, Tensor], reference: nn.Module, source: str, num_classes: int
+    tensors: Mapping[str, Tensor],
+    reference: nn.Module,
+    source: str,
+    num_classes: int,
+    advice: str = "use the architecture and options of the weights",
 ) -> None:
     """Compare weights with the network they are meant for.
 
@@ -208,6 +232,7 @@ def check_weights(
         reference: the network, possibly on the meta device.
         source: what to call the weights in a message.
         num_classes: K of the reference.
+        advice: what to do when names do not fit.
 
     Raises:
         InputError: for missing or unexpected names, another shape, dtype or number of classes, or a
@@ -227,7 +252,7 @@ def check_weights(
     if missing or unexpected:
         raise InputError(
             f"{source} does not fit the architecture: missing {some_names(missing)}; "
-            f"unexpected {some_names(unexpected)}; use the architecture and options of the weights"
+            f"unexpected {some_names(unexpected)}; {advice}"
         )
     for name, tensor in tensors.items():
         wanted = expected[name]

@@ -9,10 +9,9 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +23,18 @@ from robustbench_lite.checkpoints.checkpoint import (
     load_checkpoint,
     model_hash,
     near_paths,
+    network_digest,
     parameter_count,
     put_on_device,
 )
+from robustbench_lite.checkpoints.sources import RUN_CODE, SOURCES
+from robustbench_lite.checkpoints.sources.contract import SourceNetwork
+from robustbench_lite.checkpoints.user_imports import FolderImports
 from robustbench_lite.checkpoints.user_network import (
     NetworkError,
     UserNetwork,
     check_logits,
+    make_usable,
     user_code,
 )
 from robustbench_lite.core.errors import InputError
@@ -44,7 +48,7 @@ class LoadedModel:
     Args:
         model: in eval mode, on its device.
         name: the card's name, or the factory as `file.py:factory` / `package.module:factory`.
-        kind: where it came from.
+        kind: where it came from; of another source, the word before the colon.
         hash: `"sha256:..."`; of a factory: its tensors, module classes and their source files.
         card: of a checkpoint.
         num_classes: K of the card, or what the caller asked of a factory; None if neither.
@@ -55,11 +59,13 @@ class LoadedModel:
         extra_data: whether it saw other data than the training split; None when nobody said.
         selection: how its epoch was chosen; empty when unknown.
         trained_on: content hash of its training data; empty when unknown.
+        source: of another source, `KIND:NAME` with the commit or tag of its weights; else empty.
+        image_shape: (C, H, W) that it was made for; None when unknown.
     """
 
     model: nn.Module
     name: str
-    kind: Literal["checkpoint", "factory", "submission"]
+    kind: str
     hash: str
     card: Card | None
     num_classes: int | None
@@ -69,6 +75,14 @@ class LoadedModel:
     extra_data: bool | None = None
     selection: str = ""
     trained_on: str = ""
+    source: str = ""
+    image_shape: tuple[int, int, int] | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the header of a run says of it."""
+        stated = {"name": self.name, "kind": self.kind, "hash": self.hash}
+        return stated | ({"source": self.source} if self.source else {})
 
 
 def resolve_model(
@@ -81,8 +95,9 @@ def resolve_model(
     """Load what a user named on the command line.
 
     Args:
-        spec: a checkpoint folder, `package.module:factory`, or `path/file.py:factory`, where
-            `factory()` returns an `nn.Module` that maps images in [0, 1] to logits.
+        spec: a checkpoint folder; `package.module:factory` or `path/file.py:factory`, where
+            `factory()` returns an `nn.Module` that maps images in [0, 1] to logits; or
+            `KIND:NAME` of a source in `SOURCES`.
         allow_code: the user agreed to run the code that `spec` names.
         device: where the network is put.
         num_classes: K of the data set it will meet; None when unknown.
@@ -95,6 +110,8 @@ def resolve_model(
     """
     path = Path(spec)
     source, colon, attribute = spec.rpartition(":")
+    if not path.exists() and spec.partition(":")[0] in SOURCES:
+        return _from_source(spec, allow_code, device, num_classes)
     if not path.exists() and colon:
         return _from_factory(source, attribute, allow_code, device, num_classes)
     if path.is_file() and path.suffix == ".py":
@@ -102,7 +119,8 @@ def resolve_model(
     if not path.exists():
         raise InputError(
             f"no checkpoint folder {spec}{near_paths(path)} (a network of your own is named "
-            "path/file.py:factory or package.module:factory)"
+            "path/file.py:factory or package.module:factory, others "
+            f"{', '.join(f'{kind}:...' for kind in SOURCES)})"
         )
     if (path / "best" / "card.json").is_file():
         raise InputError(f"{path} is a run folder: give {path}/best or {path}/last")
@@ -125,6 +143,7 @@ def resolve_model(
         extra_data=False if card.recipe else None,
         selection=card.selection,
         trained_on=card.dataset_hash,
+        image_shape=(card.in_channels, *card.image_size),
     )
 
 
@@ -171,6 +190,42 @@ def _bad_weight(model: nn.Module) -> str:
     return ": its weights are finite, look for an overflow in its forward pass"
 
 
+def _from_source(
+    spec: str, allow_code: bool, device: str | torch.device, num_classes: int | None
+) -> LoadedModel:
+    """A network of another source; its library may fail in any way."""
+    kind, _, rest = spec.partition(":")
+    if kind in RUN_CODE and not allow_code:
+        raise InputError(f"model {spec} runs code from {rest}; add --allow-code if you trust it")
+    with user_code(f"model {spec} cannot be loaded"):
+        found: SourceNetwork = SOURCES.load(kind)(rest)
+    source = f"{kind}:{found.name}"
+    name = f"{source} ({found.note})" if found.note else source
+    if found.folder is not None:
+        loaded = resolve_model(
+            str(found.folder), allow_code=False, device=device, num_classes=num_classes
+        )
+        return replace(loaded, kind=kind, name=name, source=source)
+    model = found.model
+    assert model is not None, kind  # a source gives a folder or a network
+    with user_code(f"model {name} cannot be put to use"):
+        make_usable(model, name)
+        model = put_on_device(model, device).eval()
+        return LoadedModel(
+            model=UserNetwork(model, name),
+            name=name,
+            kind=kind,
+            hash=network_digest(
+                {"network": model_hash(model), "source": kind, **found.identity}, {}
+            ),
+            card=None,
+            num_classes=num_classes,
+            parameters=found.parameters or parameter_count(model),
+            source=source,
+            image_shape=found.image_shape,
+        )
+
+
 def _from_factory(
     source: str,
     attribute: str,
@@ -191,25 +246,34 @@ def _from_factory(
         raise InputError(
             f"model {source}:{attribute} runs code from {source}; add --allow-code if you trust it"
         )
-    module = _run_file(path) if is_file else _import(source)
+    imports = FolderImports(path.absolute().parent if is_file else Path.cwd())
     name = f"{path.name if is_file else source}:{attribute}"
-    model = _call(module, source, attribute)
-    return _user_network(model, module, name, num_classes=num_classes, device=device)
+    with imports.active():
+        module = _run_file(path) if is_file else _import(source)
+        model = _call(module, source, attribute)
+        return _user_network(model, module, name, imports, num_classes=num_classes, device=device)
 
 
 def _user_network(
     model: nn.Module,
     module: ModuleType,
     name: str,
+    imports: FolderImports | None = None,
     *,
     num_classes: int | None,
     device: str | torch.device,
 ) -> LoadedModel:
-    """The network of a factory, ready; its class may have replaced any method of `nn.Module`."""
+    """The network of a factory, ready; its class may have replaced any method of `nn.Module`.
+
+    An own `train()` or `to()` without `return self` is common, and does what it should.
+    """
     with user_code(f"model {name} cannot be put to use"):
-        model = put_on_device(model, device).eval()
+        make_usable(model, name)
+        moved: nn.Module | None = put_on_device(model, device)
+        model = model if moved is None else moved
+        model.eval()
         return LoadedModel(
-            model=UserNetwork(model, name),
+            model=UserNetwork(model, name, imports),
             name=name,
             kind="factory",
             hash=_factory_hash(model, module),
@@ -246,6 +310,29 @@ def load_factory(
         check_weights(tensors, model, "the weights file", num_classes)
         model.load_state_dict(tensors, strict=True)
     return _user_network(model, module, name, num_classes=num_classes, device=device)
+
+
+def named_object(spec: str, *, what: str, allow_code: bool) -> object:
+    """Something of a user's own code that is no network, such as a factory of data.
+
+    Args:
+        spec: `path/file.py:NAME`.
+        what: the option that names it, for messages.
+        allow_code: the user agreed to run that file.
+
+    Raises:
+        InputError: one line for anything missing, not allowed, or failing in the user's code.
+    """
+    source, _, attribute = spec.rpartition(":")
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{what} {spec}: no file {source}{near_paths(path)}")
+    if not allow_code:
+        raise InputError(f"{what} {spec} runs code from {source}; add --allow-code if you trust it")
+    found: object = getattr(_run_file(path), attribute, None)
+    if found is None:
+        raise InputError(f"{what} {spec}: {source} has no {attribute!r}")
+    return found
 
 
 def _import(name: str) -> ModuleType:

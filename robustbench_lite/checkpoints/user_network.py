@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
-from torch import Tensor, nn
+from torch import Tensor, inference_mode, nn
+from torch.nn.parameter import is_lazy
 
+from robustbench_lite.checkpoints.user_imports import FolderImports
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.messages import described
 from robustbench_lite.core.numerics import is_out_of_memory
@@ -20,23 +22,27 @@ class UserNetwork(nn.Module):
     """A network whose code is the user's: every pass raises `NetworkError` or gives logits.
 
     Logits are a floating-point tensor `(B, K)` on the device of the images, with the same K in
-    every pass. Whether they are finite is for those to look at who use them.
+    every pass. Whether they are finite is for those to look at who use them. Logits that come
+    inside something else are taken out (see `unwrapped`), and `output` says of what.
 
     Args:
         network: the user's.
         name: of the network, for messages.
+        imports: the folder that its code imports from, also inside a pass; None for no folder.
     """
 
-    def __init__(self, network: nn.Module, name: str) -> None:
+    def __init__(self, network: nn.Module, name: str, imports: FolderImports | None = None) -> None:
         super().__init__()
-        self.network, self.name = network, name
+        self.network, self.name, self.imports = network, name, imports
         self.training = network.training
         self.classes: int | None = None  # K, once known
+        self.output = ""  # where the logits were found, once known; empty when nowhere else
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W), checked in shape, type and device."""
-        with user_code(f"model {self.name} fails on images of shape {tuple(x.shape)}"):
-            logits: object = self.network(x)
+        importing = self.imports.active() if self.imports else nullcontext()
+        with importing, user_code(f"model {self.name} fails on images of shape {tuple(x.shape)}"):
+            logits, self.output = unwrapped(self.network(x))
         found = check_logits(logits, x, name=f"model {self.name}", classes=self.classes)
         if self.classes not in (None, found.shape[1]):
             raise NetworkError(
@@ -45,6 +51,34 @@ class UserNetwork(nn.Module):
             )
         self.classes = found.shape[1]
         return found
+
+
+def unwrapped(output: object) -> tuple[object, str]:
+    """The logits in what a network returned: the first of a tuple, or what is named `logits`.
+
+    Args:
+        output: a tensor; or a tuple, a mapping with the key `logits`, or an object with
+            that attribute, as the networks of several libraries return.
+
+    Returns:
+        The logits, unchecked, and where they were found; `output` itself and an empty text where
+        there is nothing to take out.
+    """
+    if isinstance(output, Tensor):
+        return output, ""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"], f"'logits' of a {type(output).__name__}"
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits, f".logits of a {type(output).__name__}"  # type: ignore[attr-defined]
+    if isinstance(output, tuple) and output:
+        return output[0], f"the first of a tuple of {len(output)}"
+    return output, ""
+
+
+def output_of(model: nn.Module) -> dict[str, str]:
+    """What the header of a run says of a network whose logits are taken out of something else."""
+    output = model.output if isinstance(model, UserNetwork) else ""
+    return {"model_output": output} if output else {}
 
 
 def check_logits(logits: object, x: Tensor, *, name: str, classes: int | None) -> Tensor:
@@ -64,6 +98,11 @@ def check_logits(logits: object, x: Tensor, *, name: str, classes: int | None) -
         raise NetworkError(
             f"{name} returns a {type(logits).__name__}; it must return logits {wanted}"
         )
+    if classes in (None, 2) and logits.shape in ((n,), (n, 1)):
+        raise NetworkError(
+            f"{name} gives one number an image; it must give floating-point logits ({n}, 2): of z "
+            "(B,) before the sigmoid return torch.stack([torch.zeros_like(z), z], 1)"
+        )
     if not logits.is_floating_point() or logits.dim() != 2 or logits.shape[0] != n:
         raise NetworkError(
             f"{name} gives {tuple(logits.shape)} {logits.dtype} for {n} images; it must give "
@@ -72,6 +111,38 @@ def check_logits(logits: object, x: Tensor, *, name: str, classes: int | None) -
     if logits.device != x.device:
         raise NetworkError(f"{name} gives logits on {logits.device} for images on {x.device}")
     return logits
+
+
+def make_usable(network: nn.Module, name: str) -> None:
+    """Weights that were made under `torch.inference_mode()` become weights that can be attacked.
+
+    Args:
+        network: changed in place; weights that modules share stay shared.
+        name: of the network, for the message.
+
+    Raises:
+        NetworkError: for lazy layers, whose shape is not known before their first batch.
+    """
+    copies: dict[int, Tensor] = {}
+    for prefix, module in network.named_modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if is_lazy(tensor):
+                    raise NetworkError(
+                        f"model {name} has a lazy layer without weights ({prefix or key}): run one "
+                        "batch of images through the network before the factory returns it"
+                    )
+                if tensor.is_inference():
+                    tensors[key] = copies.setdefault(id(tensor), _usable(tensor))
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """A copy that autograd takes."""
+    with inference_mode(False):
+        copy = tensor.detach().clone()
+        return nn.Parameter(copy) if isinstance(tensor, nn.Parameter) else copy
 
 
 @contextmanager

@@ -67,6 +67,11 @@ COMMANDS = {
         "import_weights",
         "weights of another project (.pt, .pth, .safetensors) to a checkpoint; runs no code of it",
     ),
+    "export": (
+        "export",
+        "a checkpoint or results for Hugging Face, RobustBench or Every Eval Ever, or as ONNX",
+    ),
+    "models": ("models", "check a network of any source with one batch"),
     "list": ("listing", "the names of all defenses, attacks, models, data sets, ..."),
     "show": ("show", "a recipe with the keys of its bases, a protocol, result or model, as TOML"),
     "selftest": (

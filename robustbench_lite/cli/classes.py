@@ -59,16 +59,23 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def number_of_classes(path: Path) -> int:
-    """Of the data set of a stored result.
+    """Of the data set of a stored result; of data that are not registered, to its largest label.
 
     Raises:
         ResultError: when the result cannot be read or its data set is not known.
     """
-    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.datasets.catalogue import dataset_info, is_registered
     from robustbench_lite.leaderboard import ResultError, load_result
+    from robustbench_lite.leaderboard.statistics.per_class import stored_labels
 
+    result = load_result(path)
     try:
-        return dataset_info(load_result(path).dataset.name).num_classes
+        if is_registered(result.dataset.name):
+            return dataset_info(result.dataset.name).num_classes
+        labels = stored_labels(path, result)
+        if labels is None:
+            raise InputError(f"it has no labels, and {result.dataset.name} is not registered")
+        return max(int(labels.max()) + 1, 2)
     except InputError as error:
         raise ResultError(f"{path}: {error}") from None
 
@@ -104,10 +111,10 @@ def _ranges(labels: Sequence[int]) -> str:
 
 def _class_title(result: PerClass, one: ClassSet) -> str:
     """A label, and its name where that says more."""
-    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.datasets.catalogue import class_names
 
     (label,) = one.labels
-    name = dataset_info(result.result.dataset.name).class_names[label]
+    name = class_names(result.result.dataset.name, label + 1)[label]
     return str(label) if name == str(label) else f"{label} {name}"
 
 

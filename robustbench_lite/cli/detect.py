@@ -10,7 +10,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_lite.cli.options import add_network, add_place, chosen_network, folder_name
+from robustbench_lite.cli.options import (
+    add_data,
+    add_images,
+    add_network,
+    add_place,
+    check_data,
+    check_images,
+    chosen_data,
+    chosen_images,
+    chosen_network,
+    folder_name,
+)
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.plain_text import plain
 
@@ -46,13 +57,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=10, metavar="N", help="of 1/255 each (default: %(default)s)"
     )
-    parser.add_argument(
-        "--n",
-        type=int,
-        metavar="N",
-        help="first N images and at most N outliers of each source (default: all of both)",
-    )
-    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    add_images(parser)
+    add_data(parser, splits=False)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--batch-size", type=int, default=500, metavar="N", help="default: %(default)s"
@@ -70,7 +76,6 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.attacks.threat_model import parse_eps
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.core.storage import write_sealed_json
-    from robustbench_lite.datasets import load_split
     from robustbench_lite.detection.evaluate import DetectionSettings, evaluate_detection
 
     if arguments.out and not _may_be_written(Path(arguments.out)):
@@ -84,17 +89,21 @@ def run(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         threads=torch.get_num_threads() if arguments.threads is None else arguments.threads,
     )
+    check_images(arguments)
+    check_data(arguments)
     device = choose_device(arguments.device)
     source = chosen_network(arguments)
-    dataset = arguments.dataset or (source.card.dataset if source.card else "")
-    if not dataset:
-        raise InputError("the network does not say what it was trained on: add --dataset NAME")
-    data = load_split(dataset, "test", data_dir=arguments.data_dir, progress=True)
-    n = len(data) if arguments.n is None else arguments.n
-    if not 2 <= n <= len(data):
-        raise InputError(f"--n {n}: {dataset} has 2 to {len(data)} test images to take")
-    outliers = _load(arguments.outliers, data, arguments.n, arguments.seed, arguments.data_dir)
-    result = evaluate_detection(source, data, outliers, n=n, settings=settings, device=device)
+    data = chosen_data(arguments, source.card.dataset if source.card else "")
+    images = chosen_images(arguments, data)
+    if len(images) < 2:
+        raise InputError(f"one image of {data.name} is chosen; at least 2 are needed")
+    limited = any((arguments.n, arguments.sample, arguments.subset))
+    like = data.subset(list(images.ids)) if limited else data
+    most = len(images) if limited else None
+    outliers = _load(arguments.outliers, like, most, arguments.seed, arguments.data_dir)
+    result = evaluate_detection(
+        source, data, outliers, n=None, images=images, settings=settings, device=device
+    )
     out = Path(arguments.out or default_file(result))
     write_sealed_json(out, result)
     print(table(result))
@@ -113,17 +122,16 @@ def _may_be_written(out: Path) -> bool:
 
 
 def _load(
-    sources: Sequence[str], data: Split, n: int | None, seed: int, data_dir: str | None
+    sources: Sequence[str], like: Split, most: int | None, seed: int, data_dir: str | None
 ) -> dict[str, Tensor]:
-    """Outliers of each source, at most `n`, made like the inliers that are evaluated."""
+    """Outliers of each source, at most `most`, made like the inliers that are evaluated."""
     from robustbench_lite.datasets.outliers.sources import load_outliers
 
-    like = data if n is None else data.subset(range(n))
     found = {}
     for source in sources:
         if source in found:
             raise InputError(f"--outliers {source} is given twice")
-        found[source] = load_outliers(source, like, seed=seed, data_dir=data_dir)[:n]
+        found[source] = load_outliers(source, like, seed=seed, data_dir=data_dir)[:most]
     return found
 
 

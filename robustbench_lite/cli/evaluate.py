@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustbench_lite.cli.options import (
+    add_data,
     add_images,
     add_network,
     add_place,
+    check_data,
     check_images,
+    chosen_data,
     chosen_images,
     chosen_network,
     folder_name,
@@ -50,8 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="radius, such as 8/255 or 0.031; several make a result each, and a curve",
     )
     add_images(parser)
-    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
-    parser.add_argument("--split", default="test", choices=("test", "train"))
+    add_data(parser)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="default: 100 on a CPU, 500 on CUDA"
@@ -181,7 +183,6 @@ def _prepared(
 ) -> tuple[LoadedModel, Split, Protocol, Settings]:
     """What is evaluated on what and how, from the command line."""
     from robustbench_lite.attacks.protocol import load_protocol
-    from robustbench_lite.datasets import dataset_info, load_split
     from robustbench_lite.evaluation.evaluate import Settings
 
     protocol = load_protocol(arguments.protocol, eps=arguments.eps, engine=arguments.engine)
@@ -193,15 +194,11 @@ def _prepared(
         arguments.precision,
     )
     check_images(arguments)
-    if arguments.dataset is not None:
-        dataset_info(arguments.dataset)  # an unknown name should not wait for the network
+    check_data(arguments)
     source = chosen_network(arguments)
     if arguments.name:
         source = dataclasses.replace(source, name=arguments.name)
-    dataset = arguments.dataset or (source.card.dataset if source.card else "")
-    if not dataset:
-        raise InputError("--model does not say what it was trained on: add --dataset NAME")
-    data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=progress)
+    data = chosen_data(arguments, source.card.dataset if source.card else "", progress=progress)
     return source, data, protocol, settings
 
 
@@ -257,4 +254,7 @@ def default_folder(
 ) -> str:
     """One folder per (data, protocol, network, examples, seed): a call finds its own result."""
     weights = model_hash.removeprefix("sha256:")[:8]
-    return folder_name(f"{data.name}-{protocol_id}-{weights}-{data.split}{images.word}-seed{seed}")
+    name = data.name
+    if data.class_names:  # not registered: the name says little about the pixels
+        name += f"-{data.content_hash.removeprefix('sha256:')[:8]}"
+    return folder_name(f"{name}-{protocol_id}-{weights}-{data.split}{images.word}-seed{seed}")

@@ -17,6 +17,7 @@ KINDS = {
     "protocols": "attacks in order, for rbl evaluate --protocol",
     "recipes": "for rbl train",
     "outliers": "images of no class, for training and rbl detect",
+    "sources": "where a network comes from, for --model",
 }
 """Kind -> what its names are for."""
 
@@ -84,6 +85,10 @@ def _registry(kind: str) -> Mapping[str, Entry]:
         from robustbench_lite.datasets.outliers.sources import OUTLIERS
 
         return OUTLIERS
+    if kind == "sources":
+        from robustbench_lite.checkpoints.sources import SOURCES
+
+        return SOURCES
     from robustbench_lite.datasets import DATASETS
 
     return DATASETS

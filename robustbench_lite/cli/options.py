@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.core.errors import InputError
@@ -48,7 +49,8 @@ def add_network(parser: argparse.ArgumentParser, *, several: bool = False) -> No
         "--model",
         metavar="FACTORY",
         action="append" if several else "store",
-        help="instead: FILE.py:factory or package.module:factory"
+        help="instead: FILE.py:factory or package.module:factory, or timm:, torchvision:, hub:, "
+        "robustbench:, torchscript:, onnx: and a name (docs/models.md)"
         + ("; may be repeated" if several else ""),
     )
     parser.add_argument(
@@ -65,7 +67,7 @@ def chosen_network(arguments: argparse.Namespace) -> LoadedModel:
     from robustbench_lite.checkpoints.model_source import resolve_model
 
     if (arguments.checkpoint is None) == (arguments.model is None):
-        raise InputError("give either a CHECKPOINT folder or --model FACTORY")
+        raise InputError("give either a CHECKPOINT folder or --model SOURCE")
     return resolve_model(
         arguments.checkpoint or arguments.model, allow_code=arguments.allow_code, device="cpu"
     )
@@ -79,6 +81,102 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def add_data(
+    parser: argparse.ArgumentParser,
+    *,
+    splits: bool = True,
+    default: str = "that of the checkpoint",
+) -> None:
+    """Options that name the images: a data set, or a user's own.
+
+    Args:
+        parser: of the command.
+        splits: whether another split than test may be chosen.
+        default: what is taken without `--dataset`, for the help text.
+    """
+    parser.add_argument(
+        "--dataset",
+        metavar="DATA",
+        help="a name of rbl list datasets; or folder:DIR, parquet:DIR, npz:FILE, FILE.py:factory "
+        f"(default: {default})",
+    )
+    parser.add_argument(
+        "--image-size",
+        metavar="N",
+        help="of folder: and parquet:, N or HEIGHTxWIDTH: scale each image to cover it, and cut "
+        "out its middle",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="of your own data: one class a line, in the order of the labels; or their number",
+    )
+    if splits:
+        parser.add_argument("--split", default="test", choices=("test", "train"))
+
+
+def check_data(arguments: argparse.Namespace) -> None:
+    """Refuse an unknown name before a network is loaded.
+
+    Raises:
+        InputError: for a name that is neither a data set nor a source of one's own.
+    """
+    from robustbench_lite.datasets.catalogue import dataset_info, is_own
+
+    name = arguments.dataset
+    if name is not None and not is_own(name) and not _is_factory(name):
+        dataset_info(name)
+
+
+def chosen_data(arguments: argparse.Namespace, trained_on: str, *, progress: bool = True) -> Split:
+    """The split that the options of `add_data` and `add_place` name.
+
+    Args:
+        arguments: of the command.
+        trained_on: the data set of the checkpoint; empty when nobody said.
+        progress: show download bars.
+
+    Raises:
+        InputError: when no data set is named, or it cannot be loaded.
+    """
+    from robustbench_lite.datasets import load_split
+
+    name, split = arguments.dataset or trained_on, getattr(arguments, "split", "test")
+    if not name:
+        raise InputError("the network does not say what it was trained on: add --dataset NAME")
+    if _is_factory(name):
+        return _made_data(arguments, name, split)
+    return load_split(
+        name,
+        split,
+        data_dir=arguments.data_dir,
+        progress=progress,
+        image_size=arguments.image_size,
+        classes=arguments.classes,
+    )
+
+
+def _is_factory(name: str) -> bool:
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def _made_data(arguments: argparse.Namespace, name: str, split: str) -> Split:
+    """What a factory of the user's own gives for a split."""
+    from robustbench_lite.checkpoints.model_source import named_object
+    from robustbench_lite.checkpoints.user_network import user_code
+    from robustbench_lite.datasets.sources import own_split, read_classes
+
+    if arguments.image_size is not None:
+        raise InputError("--image-size is for folder: and parquet:; a factory resizes by itself")
+    factory = named_object(name, what="--dataset", allow_code=arguments.allow_code)
+    if not callable(factory):
+        raise InputError(f"--dataset {name} is no function; it must be one that takes the split")
+    with user_code(f"--dataset {name} fails for split {split!r}"):
+        made = factory(split)
+    classes = None if arguments.classes is None else read_classes(arguments.classes)
+    return own_split(made, Path(name).name, split, classes)
 
 
 def add_images(

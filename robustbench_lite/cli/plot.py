@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustbench_lite.cli.options import add_data, chosen_data
 from robustbench_lite.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--n", type=int, default=8, metavar="N", help="gallery: how many (default: %(default)s)"
     )
     parser.add_argument("--data-dir", metavar="DIR", help="gallery: local data, as for evaluate")
+    add_data(parser, splits=False)
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let a factory run the code of its file"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -78,7 +83,7 @@ def _training(arguments: argparse.Namespace) -> Callable[[], Figure]:
 
 def _classes(arguments: argparse.Namespace) -> Callable[[], Figure]:
     from robustbench_lite.cli.classes import number_of_classes
-    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.datasets.catalogue import class_names
     from robustbench_lite.leaderboard import load_readable
     from robustbench_lite.leaderboard.plots.class_bars import class_bars
     from robustbench_lite.leaderboard.statistics.per_class import PerClass, load_per_class
@@ -90,13 +95,13 @@ def _classes(arguments: argparse.Namespace) -> Callable[[], Figure]:
     results = load_readable(arguments.inputs, load)
     if not results:
         raise InputError(f"{', '.join(arguments.inputs)}: no result.json there or below")
-    names = dataset_info(results[0].result.dataset.name).class_names
+    most = max(one.labels[0] for each in results for one in each.classes) + 1
+    names = class_names(results[0].result.dataset.name, most)
     return lambda: class_bars(results, names=names)
 
 
 def _gallery(arguments: argparse.Namespace) -> Callable[[], Figure]:
     """The evidence of one attack of one result, beside the clean images of the data set."""
-    from robustbench_lite.datasets import load_split
     from robustbench_lite.evaluation.ledger import Ledger, read_header
     from robustbench_lite.leaderboard import load_result
     from robustbench_lite.leaderboard.plots.gallery import gallery
@@ -109,9 +114,8 @@ def _gallery(arguments: argparse.Namespace) -> Callable[[], Figure]:
     folder = path if path.is_dir() else path.parent
     result = load_result(path)
     attack = _attack(arguments.attack, list(result.attacks))
-    data = load_split(
-        result.dataset.name, result.dataset.split, data_dir=arguments.data_dir, progress=True
-    )
+    arguments.split = result.dataset.split
+    data = chosen_data(arguments, result.dataset.name)
     if data.content_hash != result.dataset.hash:
         raise InputError(
             f"{folder} was measured on other pixels than these: its data hash is "
@@ -134,11 +138,11 @@ def _exhibits(ledger: Ledger, attack: str, data: Split, norm: str, n: int) -> li
     """The first n examples that the attack breaks."""
     import torch
 
-    from robustbench_lite.datasets import dataset_info
+    from robustbench_lite.datasets.catalogue import class_names
     from robustbench_lite.evaluation.evidence import decompress
     from robustbench_lite.leaderboard.plots.gallery import Exhibit
 
-    names = dataset_info(data.name).class_names
+    names = data.class_names or class_names(data.name, data.num_classes)
     exhibits: list[Exhibit] = []
     chunk = 0
     while len(exhibits) < n and ledger.has_part(attack, chunk):

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_lite.cli.options import add_place
+from robustbench_lite.cli.options import add_data, add_place, chosen_data
 
 if TYPE_CHECKING:
     from robustbench_lite.training.loop import TrainingProgress
@@ -29,6 +29,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="send the metrics of each epoch to tensorboard, wandb, mlflow or aim, where it is "
         "installed; may be repeated",
     )
+    add_data(parser, splits=False, default="that of the recipe")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let --dataset run the code of its file"
+    )
     add_place(parser)
     parser.set_defaults(takes_overrides=True, resumes=True)
 
@@ -37,7 +41,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, and say what came out and what to do with it."""
     from robustbench_lite.checkpoints.checkpoint import load_checkpoint
     from robustbench_lite.core.numerics import choose_device
-    from robustbench_lite.datasets import load_split
     from robustbench_lite.training.loop import train
     from robustbench_lite.training.progress_bar import training_bar
     from robustbench_lite.training.recipe import load_recipe
@@ -45,7 +48,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     device = choose_device(arguments.device)
-    data = load_split(recipe.data.name, "train", data_dir=arguments.data_dir, progress=True)
+    arguments.split = "train"
+    data = chosen_data(arguments, recipe.data.name)
+    if arguments.dataset is not None:
+        recipe = load_recipe(arguments.recipe, [*arguments.overrides, "--data.name", data.name])
     out = Path(arguments.out or f"runs/{recipe.name}")
     log, show = RunLog(out, recipe, arguments.log or []), training_bar()
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_lite.cli.options import (
+    add_data,
     add_images,
     add_place,
+    check_data,
     check_images,
+    chosen_data,
     chosen_images,
     folder_name,
 )
@@ -49,8 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         choices=("8bit", "float"),
         help="test with images rounded to 8 bits, or as crafted (default: %(default)s)",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="default: the one they were trained on")
-    parser.add_argument("--split", default="test", choices=("test", "train"))
+    add_data(parser)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--batch-size", type=int, default=500, metavar="N", help="default: %(default)s"
@@ -67,21 +69,18 @@ def run(arguments: argparse.Namespace) -> None:
     from robustbench_lite.attacks.protocol import load_protocol
     from robustbench_lite.checkpoints.model_source import resolve_model
     from robustbench_lite.core.numerics import choose_device
-    from robustbench_lite.datasets import dataset_info, load_split
     from robustbench_lite.transfer.evaluate import FILE, evaluate_transfer
 
     check_images(arguments)
     protocol = load_protocol(arguments.protocol, eps=arguments.eps)
     spec = _chosen(protocol, arguments.attack)
     device = choose_device(arguments.device)
-    if arguments.dataset is not None:
-        dataset_info(arguments.dataset)  # an unknown name should not wait for the networks
+    check_data(arguments)
     sources, targets = (
         [resolve_model(name, allow_code=arguments.allow_code, device=device) for name in names]
         for names in (arguments.source, arguments.target)
     )
-    dataset = arguments.dataset or _trained_on([*sources, *targets])
-    data = load_split(dataset, arguments.split, data_dir=arguments.data_dir, progress=True)
+    data = chosen_data(arguments, arguments.dataset or _trained_on([*sources, *targets]))
     images = chosen_images(arguments, data)
     hashes = "".join(network.hash for network in (*sources, *targets))
     which = f"{data.split}{images.word}-seed{arguments.seed}"

@@ -266,6 +266,10 @@ FLAGS = (
 AFTER_ATTACKS = ("transfer_beats_white_box", "black_box_beats_white_box", "outside_ball")
 MEASURED = tuple(flag.name for flag in FLAGS if flag.name not in AFTER_ATTACKS)
 
+# Measured by gradients: 0 points on a network that gives none.
+OF_GRADIENTS = ("zero_gradients", "nan_gradients", "gradient_disagrees", "loss_scale", "huge_eps")
+NAN_GRADIENTS = "nan_gradients"  # measured on every example of any network that gives gradients
+
 RANDOMISED = "randomised"
 HISTORY = "answers_depend_on_history"
 BLACK_BOX_FLAG = "black_box_beats_white_box"

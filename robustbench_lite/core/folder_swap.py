@@ -37,7 +37,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(staged: Path, target: Path, *, order: tuple[str, ...]) -> None:
+def publish(
+    staged: Path, target: Path, *, order: tuple[str, ...], beside: tuple[str, ...] = ()
+) -> None:
     """Move a complete staged folder to `target`; what `staged` then holds is to be deleted.
 
     A new target is one rename. An existing one that has all files of `order` is exchanged for the
@@ -48,6 +50,7 @@ def publish(staged: Path, target: Path, *, order: tuple[str, ...]) -> None:
         staged: from `staging_folder`, complete and synced.
         target: a real path (no link).
         order: names of the files in `staged`.
+        beside: names of its files that a complete folder may lack; moved before the others.
 
     Raises:
         OSError: from the file system; `target` is then as it was.
@@ -55,11 +58,11 @@ def publish(staged: Path, target: Path, *, order: tuple[str, ...]) -> None:
     if not target.exists():
         staged.rename(target)
     elif not all((target / name).is_file() for name in order):
-        for name in order:
+        for name in (*beside, *order):
             os.replace(staged / name, target / name)
         sync(target)
     else:
-        _keep_other_files(target, staged, order)
+        _keep_other_files(target, staged, (*beside, *order))
         if not _exchange(staged, target):
             _swap_by_two_renames(staged, target)
     sync(target.parent)

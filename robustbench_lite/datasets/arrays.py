@@ -11,31 +11,35 @@ from numpy.typing import NDArray
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.info import DatasetInfo
 
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+
 
 class Arrays(NamedTuple):
-    """One decoded split: `images` uint8 (N, C, H, W), `labels` int64 (N,)."""
+    """One decoded split: `images` uint8 (N, C, H, W), or float32 in [0, 1]; `labels` int64 (N,)."""
 
-    images: NDArray[np.uint8]
+    images: Pixels
     labels: NDArray[np.int64]
 
 
-def content_hash(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+def content_hash(images: Pixels, labels: NDArray[np.int64]) -> str:
     """SHA-256 over one canonical byte layout of a split.
 
     The layout is: the ASCII line `robustbench_lite split v1 N C H W\\n` with decimal numbers, then
     the pixels as uint8 in (N, C, H, W) order, then the labels as little-endian int64. So it depends
-    on pixels, labels, shape and order, and on nothing else.
+    on pixels, labels, shape and order, and on nothing else. Float images are written as
+    little-endian float32, and their first line ends in ` float32\\n`.
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: uint8 or float32 (N, C, H, W).
         labels: int64 (N,).
 
     Returns:
         `"sha256:"` and 64 hexadecimal digits.
     """
     shape = " ".join(str(size) for size in images.shape)
-    digest = hashlib.sha256(f"robustbench_lite split v1 {shape}\n".encode("ascii"))
-    digest.update(np.ascontiguousarray(images, dtype=np.uint8).data)
+    kind, word = ("<f4", " float32") if images.dtype == np.float32 else ("u1", "")
+    digest = hashlib.sha256(f"robustbench_lite split v1 {shape}{word}\n".encode("ascii"))
+    digest.update(np.ascontiguousarray(images, dtype=kind).data)
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
     return f"sha256:{digest.hexdigest()}"
 

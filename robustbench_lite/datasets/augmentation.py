@@ -30,18 +30,18 @@ def pad_crop_flip(
     images' device copies nothing and never waits for the device.
 
     Args:
-        images: uint8 (B, C, H, W).
+        images: uint8 or float32 (B, C, H, W).
         generator: the only source of randomness; it advances by 2 draws (3 with `flip`) an image.
         padding: pixels added on each side, >= 0; offsets are uniform on 0 .. 2 * padding.
         flip: whether to mirror left-right, each image with probability 1/2.
         padding_mode: `"zeros"`, or `"reflect"` (the edge is not repeated), as in Rice's code.
 
     Returns:
-        uint8 (B, C, H, W), a new tensor.
+        (B, C, H, W) of the same type, a new tensor.
 
     Raises:
-        InputError: images that are not uint8 (B, C, H, W), a padding below 0 or, reflected, not
-            below the image's sides, or another mode.
+        InputError: images that are not uint8 or float32 (B, C, H, W), a padding below 0 or,
+            reflected, not below the image's sides, or another mode.
     """
     _check_crop(images, padding, padding_mode)
     batch, channels, height, width = images.shape
@@ -68,10 +68,10 @@ def pad_crop_flip(
 
 
 def _check_crop(images: Tensor, padding: int, padding_mode: str) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4:
+    if images.dtype not in (torch.uint8, torch.float32) or images.ndim != 4:
         raise InputError(
-            f"images are {images.dtype} {tuple(images.shape)}; pad_crop_flip takes uint8 "
-            "(B, C, H, W)"
+            f"images are {images.dtype} {tuple(images.shape)}; pad_crop_flip takes uint8 or "
+            "float32 (B, C, H, W)"
         )
     if padding < 0:
         raise InputError(f"padding={padding} is negative; allowed: 0 or more pixels")
@@ -99,12 +99,12 @@ def rotate(images: Tensor, generator: torch.Generator, *, degrees: float) -> Ten
     does by default.
 
     Args:
-        images: uint8 (B, C, H, W).
+        images: uint8 or float32 (B, C, H, W).
         generator: the only source of randomness; one draw an image, on the generator's device.
         degrees: largest angle, in [0, 180].
 
     Returns:
-        uint8 (B, C, H, W), a new tensor.
+        (B, C, H, W) of the same type, a new tensor.
     """
     batch, channels, height, width = images.shape
     device = images.device

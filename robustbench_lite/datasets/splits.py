@@ -11,10 +11,20 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.pixels import check_pixels
 from robustbench_lite.datasets.arrays import content_hash
-from robustbench_lite.datasets.catalogue import DATASETS, dataset_info, known_variants
+from robustbench_lite.datasets.catalogue import dataset_info, is_registered, known_variants
+from robustbench_lite.datasets.info import DatasetInfo
 
-Source = Literal["official archive", "local parquet", "embedded", "in memory"]
+Source = Literal[
+    "official archive",
+    "local parquet",
+    "local files",
+    "class folders",
+    "npz file",
+    "embedded",
+    "in memory",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +34,8 @@ class Split:
     Args:
         name: data set name.
         split: `"train"` or `"test"`.
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), or float32 in [0, 1] where 256 levels are too few (resized,
+            16-bit or medical images).
         labels: int64 (N,), on the same device.
         num_classes: labels are 0 .. num_classes - 1.
         source: where the pixels came from. `"official archive"` is only ever set after the archive
@@ -32,9 +43,11 @@ class Split:
         whole_hash: content hash of the whole split, when it is known already or when this is a
             subset; None otherwise.
         is_subset: whether `subset` made this one.
+        class_names: of data that are not registered, the name of each label; may be empty.
 
     Raises:
-        InputError: wrong dtype or shape, or images and labels of different length or device.
+        InputError: wrong dtype or shape, images and labels of different length or device, a float
+            pixel outside [0, 1], or a label outside 0 .. num_classes - 1.
     """
 
     name: str
@@ -45,24 +58,29 @@ class Split:
     source: Source = "in memory"
     whole_hash: str | None = None
     is_subset: bool = False
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.dtype != torch.uint8 or images.ndim != 4:
+        if images.dtype not in (torch.uint8, torch.float32) or images.ndim != 4:
             raise InputError(
                 f"images of {self.name} are {images.dtype} {tuple(images.shape)}; "
-                "a Split holds uint8 (N, C, H, W)"
+                "a Split holds uint8, or float32 in [0, 1], (N, C, H, W)"
             )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise InputError(
                 f"labels of {self.name} are {labels.dtype} {tuple(labels.shape)}; "
                 f"a Split of {len(images)} images holds int64 ({len(images)},)"
+                f"{label_cure(labels)}"
             )
         if labels.device != images.device:
             raise InputError(
                 f"images of {self.name} are on {images.device}, labels on {labels.device}; "
                 "put both on one device"
             )
+        if not self.is_subset:  # rows of a split that was looked at
+            check_pixels(images, self.name)
+            check_labels(labels, self.num_classes, self.name)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,7 +106,7 @@ class Split:
         """
         if self.source == "official archive":
             return True
-        if self.name not in DATASETS:
+        if not is_registered(self.name):
             return None
         whole = self.whole_hash or self.content_hash
         known = dataset_info(self.name).canonical_hashes.get(self.split)
@@ -102,6 +120,31 @@ class Split:
         note = known_variants(self.name).get(self.whole_hash or self.content_hash)
         return f"{self.source}: {note}" if note else self.source
 
+    @cached_property
+    def facts(self) -> DatasetInfo:
+        """The facts of its data set; of one that is not registered they are read off this split:
+        mean and standard deviation of each channel over all its pixels."""
+        if is_registered(self.name):
+            return dataset_info(self.name)
+        sums = torch.zeros(2, self.images.shape[1], dtype=torch.float64)
+        for start in range(0, len(self), 500):
+            x = self.pixels(slice(start, start + 500)).double().cpu()
+            sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+        mean, square = sums / (len(self) * self.images[0, 0].numel())
+        std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1e-3)  # of one colour
+        height, width = self.images.shape[2:]
+        return DatasetInfo(
+            name=self.name,
+            num_classes=self.num_classes,
+            channels=len(mean),
+            image_size=(height, width),
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            augmentation="none",
+            class_names=self.class_names or tuple(map(str, range(self.num_classes))),
+            own=True,
+        )
+
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on `device`; a hash computed already is kept."""
         known = self.whole_hash
@@ -114,8 +157,8 @@ class Split:
     def pixels(self, index: Tensor | slice | Sequence[int]) -> Tensor:
         """Chosen images as the network's input, float32 in [0, 1], on the split's device.
 
-        The value is the float32 nearest to v / 255 on every device: dividing by a Python number
-        would let a GPU multiply by a rounded reciprocal instead.
+        Of uint8 images the value is the float32 nearest to v / 255 on every device: dividing by a
+        Python number would let a GPU multiply by a rounded reciprocal instead.
 
         Args:
             index: int64 ids (B,), a slice, or a sequence of ints.
@@ -124,6 +167,8 @@ class Split:
             float32 (B, C, H, W).
         """
         chosen = self.images[index if isinstance(index, (slice, Tensor)) else list(index)]
+        if chosen.dtype == torch.float32:
+            return chosen
         return chosen.float() / torch.full((), 255.0, device=chosen.device)
 
     def subset(self, ids: Tensor | Sequence[int]) -> Split:
@@ -157,6 +202,33 @@ class Split:
             whole_hash=self.whole_hash if self.is_subset else self.content_hash,
             is_subset=True,
         )
+
+
+def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
+    """Raise InputError for a label outside 0 .. num_classes - 1, naming its row.
+
+    Args:
+        labels: int64 (N,).
+        num_classes: K.
+        name: of the data set, for the message.
+    """
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"labels of {name}: row {row} has label {int(labels[row])}, but there are "
+            f"{num_classes} classes, 0 to {num_classes - 1} ({len(wrong)} rows are wrong): "
+            "labels count from 0"
+        )
+
+
+def label_cure(labels: Tensor) -> str:
+    """What to do about labels that are not int64 (N,): the end of a message."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return ": give labels[:, 0]"
+    if labels.ndim == 2:
+        return ": of one-hot rows give labels.argmax(dim=1)"
+    return ": give labels.long()" if labels.ndim == 1 and labels.dtype != torch.int64 else ""
 
 
 def hold_out(split: Split, n: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from robustbench_lite.core.numerics import check_seed, deterministic, device_nam
 from robustbench_lite.core.provenance import current_versions, git_commit
 from robustbench_lite.datasets import Split
 from robustbench_lite.datasets.arrays import content_hash
+from robustbench_lite.datasets.selection import Selection, first_images
 from robustbench_lite.detection.scores import msp, odin
 from robustbench_lite.leaderboard.statistics.detection import (
     DRAWS,
@@ -97,9 +98,10 @@ def evaluate_detection(
     data: Split,
     outliers: Mapping[str, Tensor],
     *,
-    n: int,
+    n: int | None,
     settings: DetectionSettings,
     device: torch.device,
+    images: Selection | None = None,
 ) -> dict[str, object]:
     """How well a score tells inliers from outliers, on clean images and under attack.
 
@@ -111,9 +113,10 @@ def evaluate_detection(
         source: the network, with where it comes from.
         data: the inliers; their labels play no part.
         outliers: name to uint8 (M, C, H, W); all of them count against all n inliers.
-        n: inliers, from the first.
+        n: inliers, from the first; None takes all.
         settings: score and attack.
         device: where to compute.
+        images: which inliers instead of the first n.
 
     Returns:
         Plain JSON data: identity, settings, and for each set of outliers, `clean` and `attacked`,
@@ -126,30 +129,43 @@ def evaluate_detection(
     Cost:
         Per image `steps` forwards and backwards, and two scores.
     """
-    if not 1 <= n <= len(data):
-        raise InputError(f"n={n}: {data.name} {data.split} has 1 to {len(data)} examples to take")
+    images = images or first_images(n, len(data), what=f"{data.name} {data.split}")
+    if data.images.dtype != torch.uint8:
+        raise InputError(
+            f"{data.name} holds float images; detection compares 8-bit ones: store them as uint8"
+        )
     if not outliers:
         raise InputError("no outliers given: name at least one source")
     model = source.model.to(device).eval()
     numerics = deterministic(threads=settings.threads, seed=settings.seed)
     with numerics, plain_numerics(), passes_of(source.model, "scores"):
-        x = data.pixels(slice(0, min(n, 8))).to(device)
+        x = data.pixels(list(images.ids[:8])).to(device)
         check_model_contract(model, x, data.num_classes, dataset=data.name)
         measure = partial(_scores, model, settings=settings, device=device)
-        inliers = measure(data.images[:n], side="inlier", stream=f"detection/{data.name}")
+        inliers = measure(
+            data.images[list(images.ids)],
+            ids=torch.tensor(images.ids),
+            side="inlier",
+            stream=f"detection/{data.name}",
+        )
         sets = {
             name: _compare(
                 inliers,
-                measure(images, side="outlier", stream=f"detection/{name}"),
+                measure(
+                    found,
+                    ids=torch.arange(len(found)),
+                    side="outlier",
+                    stream=f"detection/{name}",
+                ),
                 seed=settings.seed,
             )
-            for name, images in outliers.items()
+            for name, found in outliers.items()
         }
     return {
-        **_identity(source, data, n, settings),
+        **_identity(source, data, images, settings),
         "outliers": {
-            name: {"n": len(images), "hash": _hash(images), **sets[name]}
-            for name, images in outliers.items()
+            name: {"n": len(found), "hash": _hash(found), **sets[name]}
+            for name, found in outliers.items()
         },
         "average": {kind: _average([row[kind] for row in sets.values()]) for kind in _KINDS},
         **_circumstances(settings, device),
@@ -157,20 +173,20 @@ def evaluate_detection(
 
 
 def _identity(
-    source: LoadedModel, data: Split, n: int, settings: DetectionSettings
+    source: LoadedModel, data: Split, images: Selection, settings: DetectionSettings
 ) -> dict[str, object]:
     """What was measured: the keys that fix the numbers."""
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "detection",
-        "model": {"name": source.name, "kind": source.kind, "hash": source.hash},
+        "model": source.identity,
         "dataset": {
             "name": data.name,
             "split": data.split,
             "hash": data.content_hash,
             "canonical": data.canonical,
         },
-        "examples": {"first": 0, "count": n},
+        "examples": images.identity,
         "score": {"name": settings.score, **SCORES[settings.score]},
         "attack": settings.attack(),
         "seed": settings.seed,
@@ -199,17 +215,19 @@ def _scores(
     model: nn.Module,
     images: Tensor,
     *,
+    ids: Tensor,
     side: str,
     stream: str,
     settings: DetectionSettings,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Scores (N,) of uint8 images as they are and attacked, by kind, on the CPU."""
+    """Scores (N,) of uint8 images as they are and attacked, by kind, on the CPU; draws are those
+    of `ids` (N,)."""
     logger.info("scoring %d images of %s", len(images), stream)
     score = partial(_FUNCTIONS[settings.score], model, **SCORES[settings.score])
     found: dict[str, list[Tensor]] = {kind: [] for kind in _KINDS}
-    for ids in torch.split(torch.arange(len(images)), settings.batch_size):
-        levels = images[ids.to(images.device)].to(device).float()
+    for rows in torch.split(torch.arange(len(images)), settings.batch_size):
+        levels = images[rows.to(images.device)].to(device).float()
         x = levels / torch.full((), 255.0, device=device)
         x_adv = pgd_int(
             model,
@@ -221,7 +239,7 @@ def _scores(
             loss=_LOSSES[side],
             rounding="round",
             start="uniform",
-            ids=ids.to(device),
+            ids=ids[rows].to(device),
             seed=settings.seed,
             stream=stream,
         )

@@ -13,6 +13,7 @@ from robustbench_lite.attacks.contract import Cost
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.protocol import Protocol
 from robustbench_lite.core.numerics import is_out_of_memory
+from robustbench_lite.evaluation.flags.input_gradient import missing_gradient
 from robustbench_lite.evaluation.flags.network_checks import flags_cost
 
 CANDIDATES = (50, 100, 250, 500)  # a chunk has 500 examples
@@ -76,7 +77,8 @@ def make_plan(
         spec.name: spec.contract.cost(protocol.threat.norm, num_classes, protocol.passes)
         for spec in protocol.attacks
     }
-    costs["flags"] = flags_cost(n)
+    gradient = not missing_gradient(network, x[:1])
+    costs["flags"] = flags_cost(n, gradient=gradient)
     # Every attack's images, and the clean ones, are judged by two networks.
     costs["verdicts"] = Cost(2 * protocol.passes * (len(protocol.attacks) + 1), 0)
     sizes = sorted({min(size, n) for size in CANDIDATES})
@@ -86,7 +88,8 @@ def make_plan(
             if speeds and size * max(speed.both for speed in speeds.values()) > _LONGEST_PASS:
                 break
             try:
-                speeds[size] = _probe(network, x[torch.arange(size, device=x.device) % len(x)])
+                images = x[torch.arange(size, device=x.device) % len(x)]
+                speeds[size] = _probe(network, images, gradient=gradient)
             except RuntimeError as error:
                 if not speeds or not is_out_of_memory(error):
                     raise
@@ -94,7 +97,7 @@ def make_plan(
     return Plan(costs, speeds, n)
 
 
-def _probe(network: nn.Module, x: Tensor) -> Speed:
+def _probe(network: nn.Module, x: Tensor, *, gradient: bool) -> Speed:
     def forward() -> None:
         with torch.no_grad():
             network(x)
@@ -104,7 +107,8 @@ def _probe(network: nn.Module, x: Tensor) -> Speed:
         with torch.enable_grad():
             torch.autograd.grad(network(images).float().sum(), images)
 
-    return Speed(_seconds(forward, x) / len(x), _seconds(both, x) / len(x))
+    once = _seconds(forward, x) / len(x)
+    return Speed(once, _seconds(both, x) / len(x) if gradient else once)
 
 
 def _seconds(function: object, x: Tensor) -> float:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from robustbench_lite.attacks.acceleration.search_network import SearchNetwork, search_network
 from robustbench_lite.attacks.protocol import AttackSpec, Protocol
-from robustbench_lite.attacks.run_attack import run_attack
+from robustbench_lite.attacks.run_attack import run_attack, targets_of_spec
 from robustbench_lite.checkpoints.model_source import LoadedModel
-from robustbench_lite.checkpoints.user_network import passes_of
+from robustbench_lite.checkpoints.user_network import output_of, passes_of
 from robustbench_lite.core.errors import DamagedFileError, InputError
 from robustbench_lite.core.numerics import (
     check_seed,
@@ -164,9 +164,9 @@ class _Evaluation:
             before_attacks = passes_of(self.model, "checks before the first attack")
             with workers.first_alone("checking"), before_attacks:
                 self.search = self._search_network()
-                now = {**now, "search_network": self.search.summary}
+                check_attackable(self.model, self.data, self.protocol.attacks)
+                now = {**now, "search_network": self.search.summary, **output_of(self.model)}
                 fix_environment(self.ledger, now, begin=workers.first and before == 0)
-                check_attackable(self.model, self.data)
             # A folder without a finished part may hold the checks of another network.
             if workers.first and (before == 0 or not self.ledger.checks_path.exists()):
                 self._measure_flags()
@@ -283,12 +283,13 @@ class _Evaluation:
         counter = PassCounter(self.model, on_pass)
         searched = PassCounter(self.search.module, on_pass)
         stage = np.full(len(ids), "", dtype=object)
-        x_adv = x
+        x_adv, targets = x, None
 
         def on_stage(attack: str, broken: Tensor) -> None:
             stage[broken.cpu().numpy()] = attack
 
         if spec is not None and len(ids):
+            targets = self._targets(spec, counter, x, y, ids)
             x_adv = run_attack(
                 spec,
                 counter,
@@ -301,9 +302,10 @@ class _Evaluation:
                 passes=self.protocol.passes,
                 network=searched,
                 on_stage=on_stage,
+                target_labels=targets,
             )
         verdict, changed = judged_twice(
-            self.model, self.fresh, lambda network: self._verify(network, x, x_adv, y)
+            self.model, self.fresh, lambda network: self._verify(network, x, x_adv, y, targets)
         )
         # An attack starts from correct examples: their clean prediction is the label.
         clean_predictions = y if spec else verdict.prediction
@@ -315,13 +317,22 @@ class _Evaluation:
         table = part_rows(
             name, ids, y.cpu(), clean_predictions.cpu(), verdict, passes, x_adv, stage
         )
-        evidence = self._evidence(x, x_adv, y, verdict) if spec else None
+        evidence = self._evidence(x, x_adv, y, verdict, targets) if spec else None
         differing = None if changed is None else ids[changed.cpu()].tolist()
-        self.ledger.write_part(name, chunk, table, evidence, changed=differing)
+        aims = None if targets is None else targets.tolist()
+        self.ledger.write_part(name, chunk, table, evidence, changed=differing, targets=aims)
         return verdict.broken
 
+    def _targets(
+        self, spec: AttackSpec, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor
+    ) -> Tensor | None:
+        """The classes (N,) that an attack aims at, for it and for the verifier."""
+        return targets_of_spec(
+            spec, model, x, y, ids=ids.to(self.device), seed=self.seed, batch_size=self.batch_size
+        )
+
     def _evidence(
-        self, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict
+        self, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict, targets: Tensor | None
     ) -> dict[str, Tensor] | None:
         """What is kept of a part's images, by name; None for nothing."""
         if self.evidence == "none":
@@ -337,9 +348,12 @@ class _Evaluation:
             threat=self.protocol.threat,
             batch_size=self.batch_size,
             passes=self.protocol.passes,
+            target_labels=targets,
         )
 
-    def _verify(self, network: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Verdict:
+    def _verify(
+        self, network: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, targets: Tensor | None
+    ) -> Verdict:
         return verify(
             network,
             x,
@@ -348,6 +362,7 @@ class _Evaluation:
             threat=self.protocol.threat,
             batch_size=self.batch_size,
             passes=self.protocol.passes,
+            target_labels=targets,
         )
 
 

@@ -34,6 +34,7 @@ def compress(
     threat: ThreatModel,
     batch_size: int,
     passes: int = 1,
+    target_labels: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Evidence for the broken rows, each of which the verifier still calls broken.
 
@@ -46,6 +47,7 @@ def compress(
         threat: norm and radius.
         batch_size: rows per forward pass.
         passes: forward passes per verdict.
+        target_labels: of a targeted attack (N,), int64.
 
     Returns:
         On the CPU: `int8` (A, C, H, W) levels, `int8_scale` (A,), `float16` (B, C, H, W)
@@ -68,6 +70,7 @@ def compress(
             threat=threat,
             batch_size=batch_size,
             passes=passes,
+            target_labels=None if target_labels is None else target_labels[waiting],
         ).broken
 
     for factor in _FACTORS:

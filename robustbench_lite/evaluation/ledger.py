@@ -186,11 +186,12 @@ class Ledger:
         evidence: Mapping[str, torch.Tensor] | None,
         *,
         changed: list[int] | None = None,
+        targets: list[int] | None = None,
     ) -> None:
         """Store a finished part; its evidence, if any, goes to disk before the verdicts.
 
         `changed` are the ids that a network which has seen nothing else judged differently; None
-        where none was asked.
+        where none was asked. `targets` are the classes that a targeted attack aimed at, row by row.
         """
         from safetensors.torch import save
 
@@ -203,6 +204,8 @@ class Ledger:
         facts = {"terms": self.terms, "part": f"{attack}/{chunk}", "evidence": images}
         if changed is not None:
             facts["changed"] = json.dumps(changed)
+        if targets is not None:
+            facts["targets"] = json.dumps(targets)
         write_atomically(
             self.part_path(attack, chunk),
             lambda path: write_table(path, rows, COLUMNS, facts),
@@ -222,6 +225,11 @@ class Ledger:
         None for parts of older versions, too."""
         stored = self._read(attack, chunk)[1].get("changed")
         return None if stored is None else [int(example) for example in json.loads(stored)]
+
+    def read_targets(self, attack: str, chunk: int) -> list[int] | None:
+        """The classes that a targeted attack aimed at, row by row; None for an untargeted one."""
+        stored = self._read(attack, chunk)[1].get("targets")
+        return None if stored is None else [int(label) for label in json.loads(stored)]
 
     def read_evidence(self, attack: str, chunk: int) -> dict[str, torch.Tensor]:
         """The images that were kept of a part, by name; their checksum is the part's.

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.model_state import attacked
+from robustbench_lite.attacks.protocol import AttackSpec
 from robustbench_lite.checkpoints.model_source import check_model_contract
-from robustbench_lite.core.describe_diff import first_line
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import is_out_of_memory
 from robustbench_lite.core.random_numbers import seeded
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.flags.forward_watch import StateWatch
+from robustbench_lite.evaluation.flags.input_gradient import missing_gradient
 
 
-def check_attackable(model: nn.Module, data: Split) -> None:
+def check_attackable(model: nn.Module, data: Split, attacks: Sequence[AttackSpec]) -> None:
     """Check a network on the first eight images, before hours of attacks on it.
 
-    Shape, classes and finite logits, also for one image; that gradients reach the input; that
-    the network leaves its input as it was; and that it is the same with frozen parameters, as
-    attacks and verifier run it.
+    Shape, classes and finite logits, also for one image; that gradients reach the input, if an
+    attack uses any; that the network leaves its input as it was; and that it is the same with
+    frozen parameters, as attacks and verifier run it.
 
     Args:
         model: in eval mode, on the device of the data.
         data: the examples to come.
+        attacks: of the protocol.
 
     Raises:
         InputError: for the first thing that is wrong, in one line.
@@ -35,6 +38,11 @@ def check_attackable(model: nn.Module, data: Split) -> None:
         Six forwards and one backward of at most eight images.
     """
     x = data.pixels(slice(0, 8))
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise InputError(
+            "the model's weights were made under torch.inference_mode(), so no gradient passes "
+            "them: build the model outside of it (torch.no_grad() does not matter)"
+        )
     _check_not_frozen(model, x)
     given = x.clone()
     check_model_contract(model, x, data.num_classes, dataset=data.name)
@@ -45,7 +53,7 @@ def check_attackable(model: nn.Module, data: Split) -> None:
             f"[{low:.3g}, {high:.3g}]): normalise a copy, as in (x - mean) / std"
         )
     check_model_contract(model, x[:1], data.num_classes, dataset=data.name)
-    _check_gradients(model, x)
+    _check_gradients(model, x, attacks)
 
 
 def _check_not_frozen(model: nn.Module, x: Tensor) -> None:
@@ -78,19 +86,11 @@ def _check_not_frozen(model: nn.Module, x: Tensor) -> None:
         )
 
 
-def _check_gradients(model: nn.Module, x: Tensor) -> None:
-    """Attacks need gradients on the input."""
-    images = x.clone().requires_grad_(True)
-    with torch.enable_grad(), attacked(model):
-        logits = model(images)
-        if not logits.requires_grad:
-            raise InputError(
-                "the model's logits carry no gradient (torch.no_grad or .detach() in its "
-                "forward?): gradient attacks cannot run on it"
-            )
-        try:
-            torch.autograd.grad(logits.float().sum(), images)
-        except RuntimeError as error:
-            raise InputError(
-                f"no gradient reaches the model's input: {first_line(error)}"
-            ) from error
+def _check_gradients(model: nn.Module, x: Tensor, attacks: Sequence[AttackSpec]) -> None:
+    """Attacks that use gradients need one on the input; those that only query do not."""
+    using = [spec.name for spec in attacks if spec.contract.uses_gradients]
+    if using and (fault := missing_gradient(model, x)):
+        raise InputError(
+            f"{fault}; {using[0]} needs one: use --protocol linf_black_box, which only queries the "
+            "network, or declare the step without gradient by Bpda (docs/bpda.md)"
+        )

@@ -100,7 +100,7 @@ def evaluation_header(
     """
     return Header(
         identity={
-            "model": {"name": source.name, "kind": source.kind, "hash": source.hash},
+            "model": source.identity,
             "dataset": {"name": data.name, "split": data.split, "hash": data.content_hash},
             "examples": images.identity,
             "protocol": {**protocol.as_dict(), "hash": protocol.hash},

@@ -18,6 +18,7 @@ from robustbench_lite.leaderboard.results.records import CLEAN, EXAMPLES_FILE
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
+    from robustbench_lite.attacks.protocol import AttackSpec
     from robustbench_lite.leaderboard.statistics.accuracy import AccuracyRecord
 
 
@@ -68,20 +69,42 @@ def read_results(ledger: Ledger) -> dict[str, object]:
     return result
 
 
+def _spec(header: Header, name: str) -> AttackSpec:
+    """The attack of the protocol with that name."""
+    from robustbench_lite.attacks.protocol import AttackSpec
+
+    attacks = header.identity["protocol"]["attacks"]  # type: ignore[index]
+    (found,) = (one for one in attacks if one["name"] == name)
+    return AttackSpec.from_dict(found)
+
+
 def _stages(
     header: Header, name: str, rows: pandas.DataFrame, n: int
 ) -> dict[str, dict[str, AccuracyRecord]]:
     """Of a composite attack, the accuracy left after each of its attacks: `{"stages": {...}}`."""
-    from robustbench_lite.attacks.protocol import AttackSpec
     from robustbench_lite.leaderboard.statistics.accuracy import accuracy
 
-    protocol = header.identity["protocol"]
-    (spec,) = (spec for spec in protocol["attacks"] if spec["name"] == name)  # type: ignore[index]
+    norm = header.identity["protocol"]["norm"]  # type: ignore[index]
     standing, after = len(rows), {}
-    for stage in AttackSpec.from_dict(spec).contract.stages(protocol["norm"]):  # type: ignore[index]
+    for stage in _spec(header, name).contract.stages(norm):
         standing -= int((rows["stage"] == stage).sum())
         after[stage] = accuracy(standing, n)
     return {"stages": after} if after else {}
+
+
+def _targeted(header: Header, name: str, rows: pandas.DataFrame) -> dict[str, object]:
+    """Of a targeted attack, how often it succeeded: `{"targeted": {...}}`.
+
+    `success` is the attack success rate over the examples that it attacked, all of which are right
+    when clean; `misclassified` counts those taken for any wrong class.
+    """
+    from robustbench_lite.leaderboard.statistics.accuracy import accuracy
+
+    if (target := _spec(header, name).target) is None:
+        return {}
+    hit, wrong = int(rows["broken"].sum()), int((rows["prediction"] != rows["label"]).sum())
+    success = accuracy(hit, len(rows)) if len(rows) else None
+    return {"targeted": {"target": target, "success": success, "misclassified": wrong}}
 
 
 def _outcomes(
@@ -175,7 +198,12 @@ def _summary(
         "clean_accuracy": counted[CLEAN],
         "robust_accuracy": accuracy(sum(union), len(union)),
         "attacks": {
-            name: {**counted[name], **cost[name], **_stages(header, name, parts[name], len(union))}
+            name: {
+                **counted[name],
+                **cost[name],
+                **_stages(header, name, parts[name], len(union)),
+                **_targeted(header, name, parts[name]),
+            }
             for name in attacks
         },
         "outcomes": {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.acceleration.search_network import search_network
-from robustbench_lite.attacks.protocol import Protocol
-from robustbench_lite.attacks.run_attack import run_attack
+from robustbench_lite.attacks.protocol import AttackSpec, Protocol
+from robustbench_lite.attacks.run_attack import run_attack, targets_of_spec
 from robustbench_lite.core.drawn_ids import draw_ids
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split
@@ -105,8 +105,11 @@ class Recheck:
         except (KeyError, TypeError):
             return [Finding("error", "the result does not store what its flags measured", fix)]
         # What PGD broke on copies of the network and no attack of the result: at least that share.
-        missed = [example for example in measured.crafted_broken if self.robust[example]]
-        points = measured.crafted_points
+        untargeted = [one for one in self.protocol.attacks if one.target is None]
+        stands = np.logical_and.reduce([self.right, *(self.stands[one.name] for one in untargeted)])
+        missed = [example for example in measured.crafted_broken if stands[example]]
+        # Images that aim at no class say nothing of a row whose attacks all aim at one.
+        points = measured.crafted_points if untargeted else 0
         share = Check(len(missed) / points if points else 0.0, points)
         checks = {**dict.fromkeys(AFTER_ATTACKS, Check(0.0, 0)), **measured.checks}
         checks["transfer_beats_white_box"] = share
@@ -134,7 +137,8 @@ class Recheck:
         if missing := sorted(set(claimed.tolist()) - set(rows.tolist())):
             what = f"no evidence that {attack} breaks {_some(missing)}, as the result says"
             return Finding("error", what, "run `rbl submit run` again")
-        failing = rows[~self._broken(images, rows)]
+        (spec,) = (spec for spec in self.protocol.attacks if spec.name == attack)
+        failing = rows[~self._broken(images, rows, spec)]
         whole = self.x.clone()
         whole[rows] = images
         return self._compared(failing, whole, f"adversarial images of {attack}", len(rows))
@@ -160,7 +164,7 @@ class Recheck:
                 passes=self.protocol.passes,
                 network=network,
             )
-            broken |= self._broken(x_adv, ids)
+            broken |= self._broken(x_adv, ids, spec)
         chances = ", ".join(
             f"{share} % with probability {detection_probability(share / 100, len(ids)):.3f}"
             for share in (1, 5, 10)
@@ -172,9 +176,12 @@ class Recheck:
             return Finding("error", what, fix)
         return Finding("ok", f"{len(ids)} claimed-robust examples attacked again: all hold {odds}")
 
-    def _broken(self, x_adv: Tensor, rows: slice | Tensor) -> Tensor:
+    def _broken(
+        self, x_adv: Tensor, rows: slice | Tensor, spec: AttackSpec | None = None
+    ) -> Tensor:
         """The verifier's verdict on images of some rows, on the CPU: broken for the network that
-        was attacked, or for one that has seen nothing else."""
+        was attacked, or for one that has seen nothing else. `spec` is the attack, if any."""
+        targets = None if spec is None else self._targets(spec, rows)
 
         def judge(network: nn.Module) -> Verdict:
             return verify(
@@ -185,9 +192,23 @@ class Recheck:
                 threat=self.protocol.threat,
                 batch_size=self.batch_size,
                 passes=self.protocol.passes,
+                target_labels=targets,
             )
 
         return judged_twice(self.model, self.fresh, judge)[0].broken.cpu()
+
+    def _targets(self, spec: AttackSpec, rows: slice | Tensor) -> Tensor | None:
+        """The classes that an attack aims at; the id of an image is its row."""
+        ids = torch.arange(len(self.x), device=self.x.device)[rows]
+        return targets_of_spec(
+            spec,
+            self.model,
+            self.x[rows],
+            self.y[rows],
+            ids=ids,
+            seed=self.result.seed,
+            batch_size=self.batch_size,
+        )
 
     def _compared(self, differs: Tensor, images: Tensor, what: str, n: int) -> Finding:
         """A finding on examples whose outcome differs here; a tie is no forgery."""

@@ -174,7 +174,7 @@ def inspect_network(
     numerics = deterministic(threads=threads, seed=result.seed)
     with numerics, plain_numerics(), passes_of(source.model, "verification"):
         recheck = Recheck(source.model, manifest.protocol, result, data, place)
-        check_attackable(source.model, data.to(place.device))
+        check_attackable(source.model, data.to(place.device), manifest.protocol.attacks)
         findings += [recheck.clean(), *recheck.flags()]
         for spec in manifest.protocol.attacks:
             findings.append(recheck.evidence(spec.name, entry / EVIDENCE))

@@ -38,7 +38,7 @@ class TrainingData:
     """
 
     def __init__(self, recipe: Recipe, data: Split, device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.facts = recipe, device, data.facts
         validation, seed = recipe.data.validation, recipe.training.seed
         if isinstance(recipe.imbalance, Balanced):
             train_ids, held_out = hold_out(data, validation, seed)
@@ -109,7 +109,8 @@ class TrainingData:
             )
         if section.rotation:
             images = rotate(images, generator, degrees=section.rotation)
-        return (images.float() / 255.0).contiguous(memory_format=torch.channels_last)
+        x = images.float() / 255.0 if images.dtype == torch.uint8 else images
+        return x.contiguous(memory_format=torch.channels_last)
 
     def _outlier_rows(self, generator: torch.Generator) -> Iterator[Tensor | None]:
         """Consecutive blocks of the store from a random place, one for each batch."""

@@ -18,7 +18,7 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import deterministic
 from robustbench_lite.core.processes import alone_in
 from robustbench_lite.core.random_numbers import fold_seed
-from robustbench_lite.datasets import Split, dataset_info
+from robustbench_lite.datasets import DatasetInfo, Split
 from robustbench_lite.defenses.contract import (
     ROBUST,
     Batch,
@@ -148,7 +148,7 @@ class _Run:
         self.data = data
         self.trained = {
             role: _channels_last(network.to(device))
-            for role, network in _build_networks(recipe, data.data).items()
+            for role, network in _build_networks(recipe, data.facts).items()
         }
         self.networks: dict[str, nn.Module] = {**self.trained, **teachers}
         if recipe.training.precision == "bfloat16":
@@ -289,9 +289,8 @@ class _Means:
         return {name: float(total) / self.count for name, total in self.sums.items()}
 
 
-def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
+def _build_networks(recipe: Recipe, info: DatasetInfo) -> dict[str, nn.Module]:
     """The delivered network and the jointly trained ones, each initialised from its own seed."""
-    info = dataset_info(data.name)
     wanted: dict[str, tuple[str, Mapping[str, object]]] = {
         ROBUST: (recipe.model.name, recipe.model.options)
     }
@@ -304,7 +303,7 @@ def _build_networks(recipe: Recipe, data: Split) -> dict[str, nn.Module]:
         torch.manual_seed(fold_seed(recipe.training.seed, "initialisation", role) % 2**63)
         networks[role] = build_model(
             name,
-            num_classes=data.num_classes,
+            num_classes=info.num_classes,
             in_channels=info.channels,
             image_size=info.image_size,
             mean=mean,

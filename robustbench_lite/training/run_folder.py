@@ -23,7 +23,7 @@ from robustbench_lite.core.storage import (
     write_sealed_json,
     write_text,
 )
-from robustbench_lite.datasets import Split, dataset_info
+from robustbench_lite.datasets import Split
 from robustbench_lite.training.recipe import Recipe
 from robustbench_lite.training.state import read_state, state_bytes
 from robustbench_lite.training.trackers import LOGS
@@ -169,7 +169,7 @@ class RunFolder:
 
     def save_checkpoint(self, name: str, model: nn.Module, row: dict[str, float]) -> None:
         """Write `best/` or `last/`, with the metrics of its epoch."""
-        recipe, info = self.recipe, dataset_info(self.data.name)
+        recipe, info = self.recipe, self.data.facts
         mean, std = recipe.model.mean_and_std(info)
         chosen = "last epoch"
         if name == "best":

@@ -86,6 +86,11 @@ def evaluate_transfer(
     check_seed(seed)
     protocol.threat.check_diameter(data.images[0].numel())
     spec.check(protocol.threat, num_classes=data.num_classes)
+    if spec.target is not None:
+        raise InputError(
+            f"attack {spec.name!r} is targeted (target={spec.target!r}), and rbl transfer counts "
+            "images taken for any wrong class: choose an untargeted attack"
+        )
     identity = _identity(
         sources, targets, data, protocol, spec, images=images, seed=seed, pixels=pixels
     )
@@ -137,13 +142,9 @@ def _identity(
         "attack": spec.name,
         "pixels": pixels,
         "seed": seed,
-        "sources": [_about(source) for source in sources],
-        "targets": [_about(target) for target in targets],
+        "sources": [source.identity for source in sources],
+        "targets": [target.identity for target in targets],
     }
-
-
-def _about(network: LoadedModel) -> dict[str, str]:
-    return {"name": network.name, "kind": network.kind, "hash": network.hash}
 
 
 def _stored(path: Path, identity: Mapping[str, object]) -> dict[str, Any] | None:

@@ -27,6 +27,8 @@ from robustbench_lite.verifier import verify
 def test_stages_and_parameters_are_those_of_the_authors_code(version, norm):
     theirs = AutoAttack(nn.Identity(), norm=norm, eps=0.1, version=version, seed=0)
     ours = {name: asdict(stage) for name, stage in stages(version, norm).items()}
+    # None of them aims at one class.
+    assert all(parameters.pop("target", None) is None for parameters in ours.values())
     assert [name.replace("_", "-") for name in ours] == theirs.attacks_to_run
     apgd, targeted = theirs.apgd, theirs.apgd_targeted
     for name in ours.keys() & {"apgd_ce", "apgd_dlr"}:

@@ -40,6 +40,9 @@ ARCHITECTURE = {
 }
 
 
+FILES = ["README.md", "card.json", "config.json", "model.safetensors"]
+
+
 def build(name: str = "small_cnn", seed: int = 0, **options: object) -> nn.Module:
     torch.manual_seed(seed)
     return build_model(name, **ARCHITECTURE, **options)
@@ -131,8 +134,8 @@ def test_channels_last_and_shared_weights_are_stored_plainly(tmp_path: Path) -> 
         torch.testing.assert_close(loaded(x), model(x))
 
 
-def test_folder_holds_the_two_files_and_nothing_is_left_beside_it(saved: Path) -> None:
-    assert sorted(os.listdir(saved)) == ["card.json", "model.safetensors"]
+def test_folder_holds_its_files_and_nothing_is_left_beside_it(saved: Path) -> None:
+    assert sorted(os.listdir(saved)) == FILES
     assert os.listdir(saved.parent) == ["ckpt"]
     assert "ε = 8/255" in (saved / "card.json").read_text(encoding="utf-8")
 
@@ -192,7 +195,7 @@ def test_run_folder_without_a_checkpoint_receives_one(tmp_path: Path) -> None:
     model = build()
     save_checkpoint(tmp_path, model, card_of(model))
     load_checkpoint(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["card.json", "metrics.jsonl", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == sorted([*FILES, "metrics.jsonl"])
 
 
 def test_link_to_a_folder_is_followed(saved: Path, tmp_path: Path) -> None:

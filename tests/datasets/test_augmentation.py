@@ -100,7 +100,8 @@ def test_no_padding_and_no_flip_is_the_identity_in_new_memory():
 @pytest.mark.parametrize(
     ("images", "padding", "message"),
     [
-        (torch.zeros(2, 3, 4, 4), 1, "takes uint8"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.int64), 1, "takes uint8 or float32"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.float64), 1, "takes uint8 or float32"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), 1, "takes uint8"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), -1, "padding=-1 is negative"),
     ],
@@ -183,3 +184,16 @@ def test_no_angle_changes_nothing(degrees):
     images = distinct_images(3, 3, 6, 7)
     turned = rotate(images, torch.Generator().manual_seed(0), degrees=degrees)
     assert torch.equal(turned, images)
+
+
+def test_float_images_are_moved_like_whole_numbers():
+    images = torch.randint(256, (5, 3, 8, 6), dtype=torch.uint8)
+
+    def augmented(images):
+        generator = torch.Generator().manual_seed(3)
+        cropped = pad_crop_flip(images, generator, padding=2, flip=True)
+        return rotate(cropped, generator, degrees=20.0)
+
+    floats = augmented(images.float() / 255)
+    assert floats.dtype == torch.float32
+    assert torch.equal(floats, augmented(images).float() / 255)

@@ -112,7 +112,7 @@ def test_subset_refuses_a_mask():
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), "holds uint8"),
+        (torch.zeros(2, 1, 4, 4).double(), torch.zeros(2, dtype=torch.int64), "holds uint8"),
         (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), "holds uint8"),
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2), "holds int64"),
         (
@@ -120,11 +120,35 @@ def test_subset_refuses_a_mask():
             torch.zeros(3, dtype=torch.int64),
             r"2 images holds int64 \(2,\)",
         ),
+        (torch.zeros(2, 1, 4, 4), torch.eye(2, 10), r"one-hot rows give labels.argmax\(dim=1\)"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int32), r"give labels.long\(\)"),
+        (torch.full((2, 1, 4, 4), -0.5), torch.zeros(2, dtype=torch.int64), "were they normalised"),
+        (torch.full((2, 1, 4, 4), 255.0), torch.zeros(2, dtype=torch.int64), "divide by 255"),
+        (torch.full((2, 1, 4, 4), torch.nan), torch.zeros(2, dtype=torch.int64), "hold NaN"),
     ],
 )
 def test_split_refuses_wrong_tensors(images, labels, message):
     with pytest.raises(InputError, match=message):
         Split("toy", "train", images, labels, 10)
+
+
+@pytest.mark.parametrize("label", [-1, 5, 6])
+def test_split_refuses_labels_that_are_no_class_and_names_the_row(label):
+    images, labels = torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, label, 4])
+    with pytest.raises(InputError, match=f"row 2 has label {label}, but there are 5 classes, 0 to"):
+        Split("toy", "train", images, labels, 5)
+
+
+def test_float_images_keep_their_values_and_have_a_hash_of_their_own():
+    images = torch.rand(3, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    split = Split("toy", "test", images, torch.tensor([0, 1, 2]), 3)
+    assert torch.equal(split.pixels([2, 0]), images[[2, 0]])
+    layout = b"robustbench_lite split v1 3 1 4 5 float32\n" + images.numpy().astype("<f4").tobytes()
+    layout += np.arange(3, dtype="<i8").tobytes()
+    assert split.content_hash == "sha256:" + hashlib.sha256(layout).hexdigest()
+    part = split.subset([1]).to("cpu")
+    assert torch.equal(part.pixels(slice(None)), images[1:2])
+    assert part.content_hash != split.content_hash
 
 
 def test_canonical_is_unknown_without_a_listed_hash():

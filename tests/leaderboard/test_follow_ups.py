@@ -16,6 +16,7 @@ from test_leaderboard_builder import (
     simple,
     store,
 )
+from test_samples_compared import listed
 
 from robustbench_lite.core.flag_rules import AUTOATTACKS, FLAGS, FOLLOW_UPS
 from robustbench_lite.leaderboard import Result, build_table, load_result
@@ -23,6 +24,7 @@ from robustbench_lite.leaderboard.results.follow_ups import with_follow_ups
 
 BLACK_BOX = "black_box_beats_white_box"
 N = 100
+EVEN = tuple(range(40, 80, 2))
 
 
 def plan(version: str | None, eps: str = "0.1", name: str = "mine") -> dict[str, Any]:
@@ -113,6 +115,25 @@ def test_only_the_named_attack_on_the_same_answers(changes: dict[str, Any], tmp_
     row = read(tmp_path / "a", 60, "standard", raised=BLACK_BOX)
     robust = 30 if "n" in changes else 60
     other = read(tmp_path / "b", robust, **{"version": "plus", **changes})
+    assert reasons(row, other)[0] == (BLACK_BOX,)
+
+
+@pytest.mark.parametrize(
+    ("left", "answered"), [(59, True), (58, False)], ids=["all of its own stand", "one falls"]
+)
+def test_a_row_of_chosen_examples_is_answered_by_their_ids(
+    left: int, answered: bool, tmp_path: Path
+) -> None:
+    """Its ten robust ones have the ids 40, 42, ..., 58; the follow-up leaves 0 to `left` - 1."""
+    some = listed(EVEN)
+    row = read(tmp_path / "a", 10, "standard", raised=BLACK_BOX, n=20, examples=some)
+    assert (reasons(row, read(tmp_path / "b", left, "plus"))[0] == ()) == answered
+
+
+def test_examples_that_a_follow_up_lacks_are_not_answered(tmp_path: Path) -> None:
+    row = read(tmp_path / "a", 10, "standard", raised=BLACK_BOX, n=20, examples=listed(EVEN))
+    odd = listed(tuple(number + 1 for number in EVEN))
+    other = read(tmp_path / "b", 20, "plus", n=20, examples=odd)
     assert reasons(row, other)[0] == (BLACK_BOX,)
 
 

@@ -169,6 +169,22 @@ def test_the_command_of_a_row_names_all_that_fixes_its_numbers(tmp_path: Path) -
     assert "no command evaluates them" in words(page)
 
 
+def test_a_network_of_a_source_is_named_with_what_pins_it(tmp_path: Path) -> None:
+    models = [
+        {"kind": "hub", "source": "hub:owner/repo@0123abc"},
+        {"kind": "torchscript", "source": "torchscript:a.pt"},
+    ]
+    contents = [
+        simple("ab"[i], 30, model={"hash": f"sha256:{i}", "selection": "", **model})
+        for i, model in enumerate(models)
+    ]
+    results = load_all(tmp_path, contents)
+    hub, script = (" ".join(reproduce_command(result)) for result in results)
+    assert hub.startswith("rbl evaluate --model hub:owner/repo@0123abc --protocol")
+    assert script.startswith("rbl evaluate --model torchscript:a.pt --allow-code --protocol")
+    assert "Source hub:owner/repo@0123abc" in words(Page(render_page(results, title="Demo")))
+
+
 def test_page_has_one_table_and_one_link_per_group(tmp_path: Path) -> None:
     contents = [*demo(), simple("x", 30), simple("y", 30, examples={"first": 9, "count": 40})]
     page = Page(render_page(load_all(tmp_path, contents), title="Demo"))

@@ -2,7 +2,8 @@
 
 Those of each data set stand in its file in `datasets/sets/`. Sizes and SHA-256 hashes are those of
 TensorFlow Datasets pins: github.com/tensorflow/datasets, tensorflow_datasets/url_checksums/, the
-files mnist, fashion_mnist, cifar10, cifar100, svhn_cropped and tiny_imagenet (.txt). For MNIST they
+files mnist, fashion_mnist, kmnist, cifar10, cifar100, cifar10_corrupted, cifar100_corrupted,
+svhn_cropped, stl10, imagenette and tiny_imagenet (.txt). For MNIST they
 stand beside another address of the same four files. The MD5 in the comments is what was pinned here
 before: the authors' own for CIFAR (download page) and Fashion-MNIST (README of
 zalandoresearch/fashion-mnist), else that of other public loaders.
@@ -26,7 +27,8 @@ class Archive:
     Args:
         file_name: its name, both when downloaded and when placed by hand.
         urls: where it lies, tried in order.
-        known_hash: `"sha256:..."`; a file with another hash is never read.
+        known_hash: `"sha256:..."`; a file with another hash is never read. Empty where none is
+            published: then the file is only ever read from a user's folder, as it lies there.
         size: in bytes; nobody has to send more.
     """
 
@@ -57,6 +59,11 @@ def file_hash(path: Path, like: str) -> str:
 def archive(name: str, hosts: tuple[str, ...], size: int, sha256: str) -> Archive:
     """An official file that lies under the same name on every host."""
     return Archive(name, tuple(host + name for host in hosts), f"sha256:{sha256}", size)
+
+
+def local_file(name: str, page: str) -> Archive:
+    """A file without a published SHA-256, which users download themselves from `page`."""
+    return Archive(name, (page,), known_hash="", size=0)
 
 
 def both_splits(file: Archive) -> dict[str, tuple[Archive, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def cache_path(folder: Path, name: str, split: str, identity: Sequence[str]) -> 
     """Where the decoded form of one source lies: the name holds a hash of `identity`."""
     described = json.dumps([_READER_VERSION, name, split, *identity])
     key = hashlib.sha256(described.encode()).hexdigest()[:20]
-    return folder / "decoded" / f"{name}-{split}-{key}.npz"
+    return folder / "decoded" / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)}-{split}-{key}.npz"
 
 
 def decode_once(path: Path, info: DatasetInfo, decode: Callable[[], Arrays]) -> tuple[Arrays, str]:
@@ -72,7 +73,8 @@ def _load(path: Path, info: DatasetInfo) -> tuple[Arrays, str] | None:
         return None
     images, labels = arrays
     expected = (labels.size, info.channels, *info.image_size)
-    wrong_types = images.dtype != np.uint8 or labels.dtype != np.int64
+    kind = np.float32 if info.sixteen_bit else np.uint8
+    wrong_types = images.dtype != kind or labels.dtype != np.int64
     if wrong_types or labels.ndim != 1 or images.shape != expected:
         _LOG.warning("%s holds other arrays than %s has; decoding again", path, info.name)
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from robustbench_lite.datasets.info import DatasetInfo
 from robustbench_lite.datasets.readers.image_bytes import decode_images
 
 _IMAGE_COLUMNS = ("img", "image")
+_OWN_LABELS = ("label", "labels", "fine_label", "class", "target", "y")  # of a user's files
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 
 
@@ -40,7 +42,7 @@ def find_shards(folder: Path, info: DatasetInfo, split: str) -> tuple[Path, ...]
             of the numbered set is missing.
     """
     prefix = info.hub_splits.get(split, split)
-    found = [path for path in folder.rglob(f"{prefix}-*.parquet") if path.is_file()]
+    found = _named_shards(folder, prefix)
     parents = sorted({path.parent for path in found})
     if len(parents) > 1:
         names = {info.name, info.name.replace("_", "-"), *info.hub_folders}
@@ -51,9 +53,24 @@ def find_shards(folder: Path, info: DatasetInfo, split: str) -> tuple[Path, ...]
                 f"{prefix}-*.parquet lies in {len(where)} folders below {folder}: "
                 f"{', '.join(where[:4])}; point --data-dir at the one that holds {info.name}"
             )
-    shards = sorted((path for path in found if path.parent in parents), key=_natural)
+    shards = sorted((path for path in found if path.parent in parents), key=natural)
     _check_complete(shards)
     return tuple(shards)
+
+
+def shards_of(folder: Path, prefix: str) -> list[Path]:
+    """All `{prefix}-*.parquet` below a user's folder, in natural order; empty without any.
+
+    Raises:
+        InputError: when a shard of a numbered set is missing.
+    """
+    shards = sorted(_named_shards(folder, prefix), key=natural)
+    _check_complete(shards)
+    return shards
+
+
+def _named_shards(folder: Path, prefix: str) -> list[Path]:
+    return [path for path in folder.rglob(f"{prefix}-*.parquet") if path.is_file()]
 
 
 def read_parquet(shards: Sequence[Path], info: DatasetInfo) -> Arrays:
@@ -81,17 +98,68 @@ def read_parquet(shards: Sequence[Path], info: DatasetInfo) -> Arrays:
     )
 
 
-def _read_shard(path: Path, info: DatasetInfo) -> Arrays:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A Parquet file; whatever fails in it is said in one line."""
     try:
         with pq.ParquetFile(path) as file:
-            image_column, label_column = _columns(file.schema_arrow, path, info)
-            renumber = _renumbering(file.schema_arrow.metadata, label_column, path, info)
-            table = file.read(columns=[image_column, label_column])
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path} ({path.stat().st_size} bytes) is not a readable Parquet file: {error}; "
             "is it cut short? copy or download it again"
         ) from error
+
+
+def own_columns(path: Path) -> tuple[str, str]:
+    """(image column, label column) of a user's Parquet file.
+
+    Raises:
+        InputError: a file that cannot be read, or without them, or with columns of another type.
+    """
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        return _columns(schema, path, _OWN_LABELS, "it")
+
+
+def own_classes(shards: Sequence[Path], label_column: str) -> tuple[str, ...]:
+    """Class names of a user's Parquet files: those that the writer left, else numbers to the
+    largest label.
+
+    Raises:
+        InputError: a file that cannot be read, or with label 0 only.
+    """
+    highest = 0
+    for path in shards:
+        with _opened(path) as file:
+            if names := _class_names(file.schema_arrow.metadata, label_column):
+                return tuple(names)
+            found = pc.max(file.read(columns=[label_column])[label_column]).as_py()
+        highest = max(highest, found or 0)
+    if highest < 1:
+        raise InputError(
+            f"{shards[0].parent} has label 0 only: give the number of classes with --classes K"
+        )
+    return tuple(str(label) for label in range(highest + 1))
+
+
+def first_image(path: Path, column: str) -> bytes | None:
+    """The encoded image of the first row."""
+    with _opened(path) as file:
+        for batch in file.iter_batches(batch_size=1, columns=[column]):
+            if len(batch):
+                found: bytes | None = batch[0][0].as_py()["bytes"]
+                return found
+    raise InputError(f"{path} holds no rows; at least one is needed")
+
+
+def _read_shard(path: Path, info: DatasetInfo) -> Arrays:
+    with _opened(path) as file:
+        image_column, label_column = _columns(
+            file.schema_arrow, path, info.label_columns, info.name
+        )
+        renumber = _renumbering(file.schema_arrow.metadata, label_column, path, info)
+        table = file.read(columns=[image_column, label_column])
     labels = table[label_column]
     if labels.null_count:
         raise InputError(
@@ -104,15 +172,15 @@ def _read_shard(path: Path, info: DatasetInfo) -> Arrays:
     return part if renumber is None else Arrays(part.images, renumber[part.labels])
 
 
-def _columns(schema: Any, path: Path, info: DatasetInfo) -> tuple[str, str]:
+def _columns(schema: Any, path: Path, label_columns: Sequence[str], name: str) -> tuple[str, str]:
     """(image column, label column) of one file, types checked."""
     names = list(schema.names)
     image = next((name for name in _IMAGE_COLUMNS if name in names), None)
-    label = next((name for name in info.label_columns if name in names), None)
+    label = next((name for name in label_columns if name in names), None)
     if image is None or label is None:
-        images, labels = " or ".join(_IMAGE_COLUMNS), " or ".join(info.label_columns)
+        images, labels = " or ".join(_IMAGE_COLUMNS), " or ".join(label_columns)
         raise InputError(
-            f"{path} has columns {', '.join(names)}; {info.name} needs an image column ({images}) "
+            f"{path} has columns {', '.join(names)}; {name} needs an image column ({images}) "
             f"and a label column ({labels})"
         )
     check_image_column(schema, image, path)
@@ -191,7 +259,8 @@ def _named(parents: Sequence[Path], folder: Path, names: set[str]) -> list[Path]
     return [path for path in parents if names & set(path.relative_to(folder).parts)]
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def natural(path: Path) -> list[tuple[int, str]]:
+    """A sort key: by file name, with 2 before 10."""
     return [
         (int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)
     ]

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: gzipped IDX files, of the same names."""
+"""MNIST, Fashion-MNIST and Kuzushiji-MNIST: gzipped IDX files, of the same names."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _HOSTS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "http://yann.lecun.com/exdb/mnist/",  # the author's page, often unreachable
 )
+_KMNIST_HOSTS = ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",)
 _FASHION_HOSTS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
 
 
@@ -159,6 +160,48 @@ FASHION_MNIST = DatasetInfo(
                 _FASHION_HOSTS,
                 5_148,
                 "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            ),
+        ),
+    },
+)
+
+KMNIST = DatasetInfo(
+    name="kmnist",
+    num_classes=10,
+    channels=1,
+    image_size=(28, 28),
+    mean=(0.1918,),
+    std=(0.3483,),
+    augmentation="none",
+    class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    read=read_mnist,
+    archives={
+        "train": (
+            archive(
+                "train-images-idx3-ubyte.gz",
+                _KMNIST_HOSTS,
+                18_165_135,
+                "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+            ),
+            archive(
+                "train-labels-idx1-ubyte.gz",
+                _KMNIST_HOSTS,
+                29_497,
+                "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+            ),
+        ),
+        "test": (
+            archive(
+                "t10k-images-idx3-ubyte.gz",
+                _KMNIST_HOSTS,
+                3_041_136,
+                "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+            ),
+            archive(
+                "t10k-labels-idx1-ubyte.gz",
+                _KMNIST_HOSTS,
+                5_120,
+                "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
             ),
         ),
     },

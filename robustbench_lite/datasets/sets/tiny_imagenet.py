@@ -167,5 +167,5 @@ TINY_IMAGENET = DatasetInfo(
     ),
     hub_splits={"test": "valid"},  # its test images have no public labels
     class_aliases=_ALIASES,
-    grey_to_rgb=True,  # about 2 % of its own JPEG files are grey; every loader repeats the channel
+    to_rgb=("L",),  # about 2 % of its own JPEG files are grey; every loader repeats the channel
 )

@@ -14,7 +14,7 @@ from robustbench_lite.attacks.losses import cross_entropy, margin
 from robustbench_lite.attacks.model_state import attacked
 from robustbench_lite.attacks.threat_model import ThreatModel
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.core.numerics import plain_numerics
+from robustbench_lite.core.numerics import is_out_of_memory, plain_numerics
 from robustbench_lite.core.random_numbers import seeded, uniform
 from robustbench_lite.evaluation.flags.attack_checks import (
     Attacked,
@@ -26,6 +26,7 @@ from robustbench_lite.evaluation.flags.forward_watch import DerivativeWatch, Sta
 from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks
 from robustbench_lite.evaluation.flags.gradient_agreement import gradient_disagrees, moves
 from robustbench_lite.evaluation.flags.history_checks import history_check
+from robustbench_lite.evaluation.flags.input_gradient import missing_gradient
 from robustbench_lite.evaluation.flags.input_trace import Trace, normalisations
 from robustbench_lite.evaluation.flags.logit_gaps import logit_gaps
 from robustbench_lite.evaluation.flags.thresholds import FLAGS, Check, NetworkChecks
@@ -51,6 +52,7 @@ def measure_flags(
 
     Forward passes and gradients are looked at on all examples, what needs PGD on the first 64 that
     the network has right. The network is left as it was, batch norm's running statistics too.
+    Of a network that gives no gradient the `flag_rules.OF_GRADIENTS` have 0 points.
 
     Args:
         model: the network, on the device of `x`.
@@ -74,7 +76,8 @@ def measure_flags(
     with attacked(model), plain_numerics():
         trace = _watch(model, x, seed=seed)
         seen = _look(model, x, y, batch_size=batch_size)
-        first = (seen.logits.argmax(dim=1) == y).nonzero().flatten()[:ATTACKED]
+        most = ATTACKED if seen.differentiable else 0  # PGD needs gradients
+        first = (seen.logits.argmax(dim=1) == y).nonzero().flatten()[:most]
         examples = Attacked(model, x[first], y[first], first, seed, batch_size, passes)
         crafted = broken_by_copies(examples, threat)
         logits = _logit_checks(seen)
@@ -86,7 +89,7 @@ def measure_flags(
         checks = {
             **logits,
             "zero_gradients": _zero_gradients(model, x, y, seen, threat, seed, batch_size),
-            "nan_gradients": Check((~seen.finite).double().mean().item(), len(x)),
+            "nan_gradients": Check((~seen.finite).double().mean().item(), seen.with_gradients),
             "double_normalisation": Check(float(normalisations(trace.states, x)), len(x)),
             "gradient_disagrees": gradient_disagrees(examples, threat, randomised=randomised),
             "loss_scale": loss_scale(examples, seen.margins[first], threat),
@@ -103,13 +106,16 @@ def measure_flags(
     return NetworkChecks(checks, len(first), tuple(first[crafted].tolist()))
 
 
-def flags_cost(n: int) -> Cost:
+def flags_cost(n: int, *, gradient: bool = True) -> Cost:
     """Mean passes per example of `measure_flags` on n examples that an honest network has right.
 
     3 forwards and 2 backwards; for each of the first 64, 198 and 141 more: 33 and 1 of
-    `gradient_disagrees`, 159 and 140 of PGD, 6 forwards of `answers_depend_on_history`.
+    `gradient_disagrees`, 159 and 140 of PGD, 6 forwards of `answers_depend_on_history`. Without a
+    `gradient` the last 6 alone, and no backward.
     """
     share = min(ATTACKED, n) / n
+    if not gradient:
+        return Cost(math.ceil(3 + 6 * share), 0)
     return Cost(math.ceil(3 + 198 * share), math.ceil(2 + 141 * share))
 
 
@@ -118,7 +124,8 @@ class _Seen:
     """Per example: logits of three passes (N, K), float64; margins and gradients (N,).
 
     `again` is a pass without gradients; `apart` is one beside other images, in other batches;
-    `derivatives` is how many the network computed during the latter.
+    `derivatives` is how many the network computed during the latter; `differentiable` says
+    whether it gives gradients at all.
     """
 
     logits: Tensor
@@ -128,14 +135,25 @@ class _Seen:
     zero: Tensor
     finite: Tensor
     derivatives: int
+    differentiable: bool
+
+    @property
+    def with_gradients(self) -> int:
+        """How many examples gradients were looked at on: all or none."""
+        return len(self.logits) if self.differentiable else 0
 
 
 def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
     batches = torch.split(torch.arange(len(x), device=x.device), batch_size)
-    logits, margins, zero, finite = (
-        torch.cat(parts)
-        for parts in zip(*(_gradients(model, x[rows], y[rows]) for rows in batches), strict=True)
-    )
+    look = _gradients
+    try:
+        seen = [look(model, x[batches[0]], y[batches[0]])]
+    except Exception as error:  # of a user's network: any
+        if is_out_of_memory(error) or not missing_gradient(model, x[batches[0]]):
+            raise
+        look, seen = _without_gradients, []
+    seen += [look(model, x[rows], y[rows]) for rows in batches[len(seen) :]]
+    logits, margins, zero, finite = (torch.cat(parts) for parts in zip(*seen, strict=True))
     with torch.no_grad():
         again = torch.cat([model(x[rows]).double() for rows in batches])
         with _uncompiled(), DerivativeWatch() as watch:
@@ -147,7 +165,8 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int) -> _Seen:
                 f"the network gives NaN or infinite logits on {len(x)} images, first on number "
                 f"{bad}: no verdict is possible"
             )
-    return _Seen(logits, again, apart, margins, zero, finite, watch.count)
+    differentiable = look is _gradients
+    return _Seen(logits, again, apart, margins, zero, finite, watch.count, differentiable)
 
 
 def _zero_gradients(
@@ -167,7 +186,17 @@ def _zero_gradients(
     counted = 0
     for rows in torch.split(suspects, batch_size) if len(suspects) else ():
         counted += int(moves(model, x[rows], rows, threat, seed=seed).sum())
-    return Check(counted / len(x), len(x))
+    return Check(counted / len(x), seen.with_gradients)
+
+
+def _without_gradients(
+    model: nn.Module, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `_gradients`, of a network that gives none: nothing is known to be zero or not finite."""
+    with torch.no_grad():
+        logits = model(x).float()
+    none = torch.zeros_like(y, dtype=torch.bool)
+    return logits.double(), margin(logits, y), none, ~none
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

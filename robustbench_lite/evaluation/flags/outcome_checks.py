@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from robustbench_lite.attacks.contract import Target
 from robustbench_lite.attacks.protocol import AttackSpec
 from robustbench_lite.evaluation.flags.thresholds import Check, NetworkChecks
 from robustbench_lite.leaderboard.results.records import CLEAN
@@ -26,7 +27,8 @@ def outcome_checks(
 
     Returns:
         A check by name. Those of two kinds of attack have 0 points where the row lacks one kind:
-        without a black-box attack nothing can be said of it.
+        without a black-box attack nothing can be said of it. Only attacks that aim at the same
+        class (or at none) are compared with each other.
     """
     return {
         "transfer_beats_white_box": _transfer(protocol, parts, measured),
@@ -38,7 +40,7 @@ def outcome_checks(
 def _transfer(
     protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], measured: NetworkChecks
 ) -> Check:
-    white, _ = _broken(protocol, parts)
+    white, _ = _broken(protocol, parts, None)  # the copies' images aim at no class
     points = measured.crafted_points
     if white is None or points == 0:
         return Check(0.0, 0)
@@ -46,17 +48,20 @@ def _transfer(
 
 
 def _black_box(protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]) -> Check:
-    white, black = _broken(protocol, parts)
-    if white is None or black is None:
+    targets = {AttackSpec.from_dict(attack).target for attack in protocol["attacks"]}
+    pairs = [_broken(protocol, parts, target) for target in targets]
+    alone = [black - white for white, black in pairs if not (white is None or black is None)]
+    if not alone:
         return Check(0.0, 0)
     n = len(parts[CLEAN])
-    return Check(len(black - white) / n, n)
+    return Check(len(set[int]().union(*alone)) / n, n)
 
 
 def _broken(
-    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame]
+    protocol: Mapping[str, Any], parts: Mapping[str, pandas.DataFrame], target: Target | None
 ) -> tuple[set[int] | None, set[int] | None]:
-    """Ids broken by a white-box and by a black-box attack; None where the row has no such attack.
+    """Ids broken by a white-box and by a black-box attack that aims at `target` (None: untargeted);
+    None where the row has no such attack.
 
     A composite attack that sees gradients is both when one of its stages uses none, as Square in
     AutoAttack. What that stage broke, the stages before it did not; in version `plus` those after
@@ -66,6 +71,8 @@ def _broken(
     white: set[int] | None = None
     black: set[int] | None = None
     for spec in map(AttackSpec.from_dict, protocol["attacks"]):
+        if spec.target != target:
+            continue
         rows = parts[spec.name]
         rows = rows[rows["broken"]]
         ids = set(rows["example_id"])

@@ -1,0 +1,1 @@
+"""Results and checkpoints in the formats of others, written without network."""
