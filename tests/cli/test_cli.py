@@ -338,7 +338,7 @@ def test_every_command_has_help():
     assert set(commands) == {
         *("demo", "doctor", "train", "evaluate", "transfer", "detect"),
         *("leaderboard", "compare", "plot", "reproduce", "classes", "import", "list"),
-        *("submit", "verify", "show", "selftest", "export"),
+        *("submit", "verify", "show", "selftest", "export", "models"),
     }
     for command in commands.values():
         assert command.description
