@@ -110,7 +110,7 @@ $(BASE): $(VENV)/pyvenv.cfg $(PINS)
 	@touch $@
 
 $(DEV): $(VENV)/pyvenv.cfg $(PINS)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,notebooks]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,notebooks,onnx,hub,tensorboard,completion]'
 	@touch $(BASE) $@
 
 # By way of the sdist: a stale build/lib cannot leak in, and the sdist is tested with it.
