@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.checkpoints.model_source import LoadedModel, resolve_model
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.model_checks import check_attackable
 
+QUICK = load_protocol("linf_quick", eps="0.1")
 HEAD = "import torch\nfrom torch import nn\n"
 TRAIN = """
 class Net(nn.Sequential):
@@ -49,7 +51,7 @@ def test_methods_that_return_nothing_are_forgiven(code: str, tmp_path: Path) -> 
     loaded = resolve(tmp_path, code)
     assert not loaded.model.training
     assert not any(part.training for part in loaded.model.modules())
-    check_attackable(loaded.model, load_split("digits", "test"))
+    check_attackable(loaded.model, load_split("digits", "test"), QUICK.attacks)
 
 
 def test_lazy_layers_are_named(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_weights_of_inference_mode_in_hand_are_one_line() -> None:
     with torch.inference_mode():
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     with pytest.raises(InputError, match=r"made under torch\.inference_mode"):
-        check_attackable(model, load_split("digits", "test"))
+        check_attackable(model, load_split("digits", "test"), QUICK.attacks)
 
 
 class FailsWithGradients(nn.Module):
@@ -82,5 +84,5 @@ class FailsWithGradients(nn.Module):
 
 def test_a_forward_that_fails_with_gradients_is_one_line() -> None:
     with pytest.raises(InputError, match=r"gradient.*a leaf Variable") as caught:
-        check_attackable(FailsWithGradients().eval(), load_split("digits", "test"))
+        check_attackable(FailsWithGradients().eval(), load_split("digits", "test"), QUICK.attacks)
     assert "\n" not in str(caught.value)
