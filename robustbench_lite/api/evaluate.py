@@ -160,6 +160,11 @@ def _protocol(
     if isinstance(protocol, AttackObject):
         if eps is None:
             raise InputError("an evaluation needs a radius: give eps, such as eps=8/255")
+        if not isinstance(protocol.target, str | None):
+            raise InputError(
+                "an evaluation aims by a rule: give target='least_likely', 'random' or 'next'; "
+                "rbl.attack takes a class for each image"
+            )
         spec, threat = chosen_attack(protocol, eps, None)
         return Protocol(
             spec.name, 1, threat, "ours", OUR_ENGINE, passes=1, attacks=(spec,), summary=spec.title
