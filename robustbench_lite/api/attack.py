@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.api.attack_objects import AttackObject, Eps, chosen_attack, target_of
-from robustbench_lite.api.inputs import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.api.network import Network, classes_of, ready
 from robustbench_lite.api.target import Aim, target_labels
 from robustbench_lite.attacks.acceleration.search_network import search_network
@@ -14,6 +13,7 @@ from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.checkpoints.user_network import passes_of
 from robustbench_lite.core.numerics import check_seed, deterministic, plain_numerics
+from robustbench_lite.datasets.in_memory import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.evaluation.settings import DEFAULT_BATCH_SIZE
 
 

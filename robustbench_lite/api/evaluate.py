@@ -12,7 +12,6 @@ from tempfile import mkdtemp
 import torch
 
 from robustbench_lite.api.attack_objects import AttackObject, Eps, chosen_attack
-from robustbench_lite.api.inputs import WHAT, as_split, read, sample_of
 from robustbench_lite.api.network import Network, classes_of, identified, ready
 from robustbench_lite.api.report import Report
 from robustbench_lite.attacks.protocol import OUR_ENGINE, Protocol, load_protocol
@@ -20,6 +19,7 @@ from robustbench_lite.attacks.threat_model import parse_eps
 from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split, load_split
+from robustbench_lite.datasets.in_memory import WHAT, as_split, read, sample_of
 from robustbench_lite.datasets.selection import Selection
 from robustbench_lite.evaluation.evaluate import Progress
 from robustbench_lite.evaluation.evaluate import evaluate as evaluate_split
@@ -98,9 +98,7 @@ def evaluate(
         InputError: one line for whatever is wrong with data, labels, network or parameters.
     """
     chosen = _protocol(protocol, eps, engine)
-    loaded = _read(
-        data, n, split=split, data_dir=data_dir, image_size=image_size, classes=classes
-    )
+    loaded = _read(data, n, split=split, data_dir=data_dir, image_size=image_size, classes=classes)
     with ready(model, name=name, device=device) as (source, place):
         whole = _split(loaded, source, place, dataset or WHAT)
         source = identified(source)

@@ -186,6 +186,7 @@ def test_options_of_named_data_are_refused_with_other_data(net, pair, given):
         ("cifar", "cifar10"),
         ([torch.zeros(2, 1, 4, 4)] * 3, "wrap it so that it gives pairs"),
         ([], "holds no images"),
+        ({"x": torch.zeros(2, 1, 4, 4)}, "data: a dict is no pair"),
         ([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0), (torch.zeros(1, 4, 4), 0)], "size"),
         ((torch.rand(4, 2, 6, 5) * 255, torch.zeros(4).long()), "divide by 255"),
         ((torch.rand(4, 2, 6, 5), torch.full((4,), 5)), "row 0 has label 5, but there are 5"),
