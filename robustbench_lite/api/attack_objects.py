@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,14 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.registry import unknown_name
 
 Eps = float | str | Fraction
+# What a name of the literature means where no attack bears it; spelled in letters and digits alone.
+_MEANT = {
+    **dict.fromkeys(("aa", "autoattack", "standard"), "aa_standard"),
+    **dict.fromkeys(("pgd", "pgd20", "pgdlinf"), "pgd20_ce"),
+    **dict.fromkeys(("cw", "cwinf", "cwlinf", "carliniwagner"), "cwinf30_k50"),
+    **dict.fromkeys(("cwl2", "cw2"), "cw_l2"),
+    "apgd": "apgd_ce",
+}
 MARGIN_KAPPA = 50.0  # of the "CW" columns of most defense papers; see docs/architecture.md
 
 
@@ -257,7 +266,9 @@ def _by_name(name: str, eps: Fraction, norm: Norm | None) -> tuple[AttackSpec, N
             return AttackSpec(name, name, name, vars(of_autoattack[name])), each
         known |= {*of_protocols, *of_autoattack}
     where = f"attack in {norm}" if norm else "attack"
-    raise InputError(unknown_name(where, name, dict.fromkeys(known)))
+    meant = _MEANT.get(re.sub(r"[^a-z0-9]", "", name.lower()), "")
+    meant = meant if meant in known else ""
+    raise InputError(unknown_name(where, name, dict.fromkeys(known), meant=meant))
 
 
 def _stages(norm: Norm) -> Mapping[str, Attack]:

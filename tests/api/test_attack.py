@@ -98,6 +98,8 @@ def test_wrong_images_and_labels_are_refused_with_what_to_do(net, images, change
     ("given", "message"),
     [
         ({"attack": "pgd20"}, "did you mean pgd20_ce"),
+        ({"attack": "AutoAttack"}, "did you mean aa_standard?"),
+        ({"attack": "pgd"}, "did you mean pgd20_ce?"),
         ({"attack": "pgd20_ce", "norm": "L2"}, "unknown attack in L2 'pgd20_ce'; did you mean"),
         ({"attack": rbl.PGD, "eps": 0.1}, "give a name such as 'pgd20_ce', or an object"),
         ({"attack": rbl.CW(), "norm": "Linf"}, r"rbl.PGD\(loss=\"margin\"\)"),
