@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ def as_images(images: object, name: str = WHAT) -> Tensor:
         InputError: for another shape or type, or pixels outside [0, 1].
     """
     tensor = _tensor(images, "images", name)
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise InputError(
+            f"images of {name} are {'on the meta device' if tensor.is_meta else tensor.layout}; "
+            "give a dense tensor that holds values"
+        )
     if tensor.ndim != 4 or not tensor.numel():
         cure = {
             3: "add the channel (images[:, None]), or of one image the batch (images[None])",
@@ -70,7 +75,8 @@ def read(data: object, n: int | None) -> tuple[Tensor, Tensor]:
     if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
         images = as_images(data[0])
         return images, as_labels(data[1], images)
-    if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
+    indexed = isinstance(data, Iterable) or hasattr(data, "__getitem__")
+    if isinstance(data, Mapping | str) or not indexed:
         raise InputError(
             f"data is {type(data).__name__}; give (images, labels), a Dataset, a DataLoader, a "
             "Split, or the name of a data set"
@@ -91,6 +97,8 @@ def read(data: object, n: int | None) -> tuple[Tensor, Tensor]:
             f"images of {name} have shapes {tuple(parts[0].shape[1:])} and {different.pop()}: "
             "give all the same size"
         )
+    if len(types := {str(one.dtype): None for one in parts}) > 1:
+        raise InputError(f"images of {name} are {' and '.join(types)}: give all of one type")
     joined = as_images(torch.cat(parts), name)
     return joined, as_labels(torch.cat([labels for _, labels in batches]), joined, name)
 
