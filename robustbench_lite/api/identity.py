@@ -130,9 +130,10 @@ def _content(piece: object) -> bytes:
         return str(piece.dtype).encode() + np.ascontiguousarray(piece).tobytes()
     if isinstance(piece, _PLAIN):
         return repr(piece).encode()
-    code = getattr(piece, "__code__", None)  # the source of a lambda is its line: others are there
-    is_lambda = isinstance(code, CodeType) and code.co_name == "<lambda>"
-    return (_source(piece) + (_compiled(code) if is_lambda else "")).encode()
+    code = getattr(piece, "__code__", None)
+    if isinstance(code, CodeType) and code.co_name == "<lambda>":
+        return (_source(piece) + _compiled(code)).encode()  # others may be on its line
+    return _source(piece).encode()
 
 
 def _source(piece: object) -> str:
