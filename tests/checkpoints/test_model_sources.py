@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -348,6 +349,22 @@ def test_onnx_with_a_fixed_batch_size_takes_any(
     absent(monkeypatch, "onnx2torch")
     loaded = resolve(f"onnx:{write_onnx(tmp_path / 'two.onnx', batch=2)}")
     assert torch.allclose(loaded.model(X), network()(X), atol=1e-5)
+
+
+def test_onnx_weights_in_a_file_beside_it_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    absent(monkeypatch, "onnx2torch")
+    whole = onnx.load(str(write_onnx(tmp_path / "net.onnx", batch="batch")))
+    beside = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
+    onnx.save(whole, str(tmp_path / "net.onnx"), **beside)
+    first = resolve(f"onnx:{tmp_path / 'net.onnx'}").hash
+    assert resolve(f"onnx:{tmp_path / 'net.onnx'}").hash == first
+    data = tmp_path / "net.data"
+    data.write_bytes((np.frombuffer(data.read_bytes(), np.float32) * 2).tobytes())
+    assert resolve(f"onnx:{tmp_path / 'net.onnx'}").hash != first
 
 
 def test_what_is_no_onnx_is_one_line(tmp_path: Path) -> None:
