@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_lite.api.attack_objects import AttackObject, Eps, chosen_attack
-from robustbench_lite.api.inputs import WHAT, as_images, as_labels, as_split, sample_of
+from robustbench_lite.api.attack_objects import AttackObject, Eps, chosen_attack, target_of
 from robustbench_lite.api.network import Network, classes_of, ready
+from robustbench_lite.api.target import Aim, target_labels
 from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.checkpoints.user_network import passes_of
 from robustbench_lite.core.numerics import check_count, check_seed, deterministic, plain_numerics
 from robustbench_lite.core.random_numbers import seeded
+from robustbench_lite.datasets.in_memory import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.evaluation.settings import DEFAULT_BATCH_SIZE
 
 
@@ -25,6 +26,7 @@ def attack(
     eps: Eps | None = None,
     *,
     norm: Norm | None = None,
+    target: Aim | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -43,6 +45,9 @@ def attack(
         eps: radius in [0, 1] units: 8/255, "8/255", 0.031 or a Fraction. Attacks that look for the
             smallest perturbation do not need it.
         norm: `"Linf"`, `"L2"` or `"L1"`; None takes the attack's own, Linf before the others.
+        target: what the network should be made to predict: `"least_likely"`, `"random"` or
+            `"next"` (the class after the label); or a class for each image (N,), or one for
+            all. An image whose label is its target is left as it is. None: any wrong class.
         seed: of every random draw.
         batch_size: images at once; by default 100 on a CPU, 500 on CUDA.
         device: where to compute; by default where the network is.
@@ -53,12 +58,13 @@ def attack(
         clean image where they fail.
 
     Raises:
-        InputError: one line for whatever is wrong with the images, labels, network or parameters.
+        InputError: one line for whatever is wrong with the images, labels, network or parameters,
+            and for a `target` of an attack that cannot aim.
     """
     check_seed(seed)
     if batch_size is not None:  # a loop over batches of -1 would attack nothing
         check_count("batch_size", batch_size)
-    spec, threat = chosen_attack(attack, eps, norm)
+    spec, threat = chosen_attack(attack, eps, norm, target)
     images = as_images(x)
     labels = as_labels(y, images)
     threat.check_diameter(images[0].numel())
@@ -67,6 +73,7 @@ def attack(
         spec.check(threat, num_classes=classes)
         data = as_split(images, labels, classes=classes, name=WHAT).to(place)
         clean = data.pixels(slice(None))
+        aims = target_labels(target_of(attack, target), data.labels, classes)
         numerics = deterministic(threads=torch.get_num_threads(), seed=seed)
         with numerics, seeded(seed), passes_of(source.model):
             network = search_network(
@@ -82,5 +89,6 @@ def attack(
                 seed=seed,
                 batch_size=batch_size or DEFAULT_BATCH_SIZE[place.type],
                 network=network,
+                target_labels=aims,
             )
     return found.detach().to(images.device)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal, get_args
 
+from robustbench_lite.api.target import Aim, aimed
 from robustbench_lite.attacks.autoattack.ensemble import stages
 from robustbench_lite.attacks.contract import Attack
 from robustbench_lite.attacks.first_order.pgd import Keep, Start
@@ -20,10 +21,20 @@ Eps = float | str | Fraction
 MARGIN_KAPPA = 50.0  # of the "CW" columns of most defense papers; see docs/architecture.md
 
 
+@dataclass(frozen=True)
 class AttackObject(ABC):
-    """An attack with its parameters, for any radius."""
+    """An attack with its parameters, for any radius.
 
-    norm: Norm
+    Args:
+        target: a class that the network should predict; see `rbl.attack`.
+    """
+
+    target: Aim | None = field(default=None, kw_only=True)
+
+    @property
+    @abstractmethod
+    def norm(self) -> Norm:
+        """The norm where the caller names none."""
 
     @abstractmethod
     def spec(self, threat: ThreatModel) -> AttackSpec:
@@ -79,37 +90,47 @@ class APGD(AttackObject):
     """Auto-PGD (Croce and Hein 2020, arXiv:2003.01690, Alg. 1), as AutoAttack sets it.
 
     Args:
-        loss: `"ce"`, `"dlr"`, or `"dlr_targeted"` for the likeliest wrong classes.
+        loss: `"ce"`, `"dlr"`, or `"dlr_targeted"` for the likeliest wrong classes. None takes
+            `"ce"`, or with a `target` `"dlr_targeted"`, the only one that can aim.
         steps: gradient steps of a run; AutoAttack 100.
         restarts: runs from random starts; AutoAttack 1.
         rho: share of steps that must raise the loss for the step size to stay; AutoAttack 0.75.
         eot: passes over which a gradient is averaged, for randomised networks; 1 elsewhere.
-        targets: of `"dlr_targeted"`, wrong classes to try; AutoAttack 9 (all K - 1 if fewer).
+        targets: of `"dlr_targeted"`, wrong classes to try; None takes AutoAttack's 9 (all K - 1 if
+            fewer), or with a `target` that one.
         norm: `"Linf"`, `"L2"` or `"L1"`.
     """
 
-    loss: Literal["ce", "dlr", "dlr_targeted"] = "ce"
+    loss: Literal["ce", "dlr", "dlr_targeted"] | None = None
     steps: int = 100
     restarts: int = 1
     rho: float = 0.75
     eot: int = 1
-    targets: int = 9
+    targets: int | None = None
     norm: Norm = "Linf"
 
     def spec(self, threat: ThreatModel) -> AttackSpec:
         """The attack as one of a protocol, at a radius."""
         names = {"ce": "apgd_ce", "dlr": "apgd_dlr", "dlr_targeted": "apgd_t"}
-        if self.loss not in names:
-            raise InputError(unknown_name("loss of APGD", self.loss, names))
+        loss = self.loss or ("ce" if self.target is None else "dlr_targeted")
+        if loss not in names:
+            raise InputError(unknown_name("loss of APGD", loss, names))
+        if self.target is not None and loss != "dlr_targeted":
+            raise InputError(
+                f"loss={loss!r} of APGD knows no target; with one leave it out, or give "
+                "'dlr_targeted'"
+            )
+        likeliest = 9 if self.target is None else 1
+        targets = likeliest if self.targets is None else self.targets
         params: dict[str, object] = {
             "steps": self.steps,
             "restarts": self.restarts,
             "rho": self.rho,
             "eot": self.eot,
             "staged_eps": threat.norm == "L1",  # as AutoAttack's standard version has it
-            **({"targets": self.targets} if self.loss == "dlr_targeted" else {}),
+            **({"targets": targets} if loss == "dlr_targeted" else {}),
         }
-        return AttackSpec(names[self.loss], "APGD", names[self.loss], params)
+        return AttackSpec(names[loss], "APGD", names[loss], params)
 
 
 @dataclass(frozen=True)
@@ -173,18 +194,20 @@ class Square(AttackObject):
 
 
 def chosen_attack(
-    attack: str | AttackObject, eps: Eps | None, norm: Norm | None
+    attack: str | AttackObject, eps: Eps | None, norm: Norm | None, target: Aim | None = None
 ) -> tuple[AttackSpec, ThreatModel]:
-    """The attack that a caller named or gave, at a radius.
+    """The attack that a caller named or gave, at a radius and aiming as they want.
 
     Args:
         attack: a name in any shipped protocol, of a stage of AutoAttack (`"apgd_ce"`), or an
             object of this module.
         eps: radius; None for attacks that look for the smallest perturbation.
         norm: None takes the object's own, or the first of Linf, L2 and L1 that has the name.
+        target: of the call, where the object has none; see `rbl.attack`.
 
     Raises:
-        InputError: for an unknown name, a norm that does not fit, or a radius that is missing.
+        InputError: for an unknown name, a norm that does not fit, a radius that is missing, or an
+            attack that cannot aim.
     """
     if norm is not None and norm not in NORMS:
         raise InputError(f"norm={norm!r} is unknown; available: {', '.join(NORMS)}")
@@ -192,18 +215,35 @@ def chosen_attack(
     if isinstance(attack, str):
         found, named = _by_name(attack, radius, norm)
         threat = ThreatModel(named, radius)
+        if target is not None and "targets" in found.params:
+            found = replace(found, params={**found.params, "targets": 1})
     elif isinstance(attack, AttackObject):
         threat = ThreatModel(norm or attack.norm, radius)
-        found = attack.spec(threat)
+        target = target_of(attack, target)
+        found = replace(attack, target=target).spec(threat)
     else:
         raise InputError(
             f"attack is {type(attack).__name__}; give a name such as 'pgd20_ce', or an object such "
             "as rbl.PGD(steps=50)"
         )
+    if target is not None:
+        found = aimed(found, target)
     found.check(threat)
     if eps is None and not found.contract.minimises_norm:
         raise InputError(f"attack {found.name!r} needs a radius: give eps, such as eps=8/255")
     return found, threat
+
+
+def target_of(attack: str | AttackObject, target: Aim | None) -> Aim | None:
+    """What an attack should aim at: what the call says, else what the object says.
+
+    Raises:
+        InputError: when both say it.
+    """
+    own = attack.target if isinstance(attack, AttackObject) else None
+    if own is not None and target is not None:
+        raise InputError("target is given twice: to the call, and to the attack; leave one out")
+    return own if target is None else target
 
 
 def _by_name(name: str, eps: Fraction, norm: Norm | None) -> tuple[AttackSpec, Norm]:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from robustbench_lite.api.attack_objects import Eps
-from robustbench_lite.api.inputs import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.api.network import Network, classes_of, ready
 from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.autoattack.apgd import ApgdCe, ApgdDlr, ApgdT
@@ -31,6 +30,7 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import check_count, check_seed, deterministic, plain_numerics
 from robustbench_lite.core.random_numbers import seeded
 from robustbench_lite.core.registry import unknown_name
+from robustbench_lite.datasets.in_memory import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.verifier import verify
 
 ATTACKS = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")

@@ -12,7 +12,6 @@ from tempfile import mkdtemp
 import torch
 
 from robustbench_lite.api.attack_objects import AttackObject, Eps, chosen_attack
-from robustbench_lite.api.inputs import WHAT, as_split, read, sample_of
 from robustbench_lite.api.network import Network, classes_of, identified, ready
 from robustbench_lite.api.report import Report
 from robustbench_lite.attacks.protocol import OUR_ENGINE, Protocol, load_protocol
@@ -21,6 +20,7 @@ from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import check_count
 from robustbench_lite.datasets import Split, load_split
+from robustbench_lite.datasets.in_memory import WHAT, as_split, read, sample_of
 from robustbench_lite.datasets.selection import Selection
 from robustbench_lite.evaluation.evaluate import Progress
 from robustbench_lite.evaluation.evaluate import evaluate as evaluate_split
@@ -43,6 +43,8 @@ def evaluate(
     dataset: str | None = None,
     split: str = "test",
     data_dir: str | Path | None = None,
+    image_size: int | str | None = None,
+    classes: int | str | Path | None = None,
     seed: int = 0,
     engine: str | None = None,
     batch_size: int | None = None,
@@ -62,7 +64,8 @@ def evaluate(
             or the folder of a checkpoint. Modules are put into eval mode, and back. Logits inside
             a tuple, a dict or an object are taken out; the report says so.
         data: a pair (images, labels) of tensors or arrays; a `DataLoader`, a `Dataset`, a
-            `Split`, or the name of a data set. Images are uint8, or floats in [0, 1].
+            `Split`, or the name of a data set or source (`"cifar10"`, `"folder:DIR"`,
+            `"npz:FILE"`). Images are uint8, or floats in [0, 1].
         protocol: a name of `rbl list protocols`, a `.toml` file, a `Protocol`, or one attack such
             as `rbl.PGD(steps=50)`.
         eps: radius in [0, 1] units: 8/255, "8/255", 0.031 or a Fraction.
@@ -74,6 +77,8 @@ def evaluate(
         dataset: name of your data in tables.
         split: of a named data set.
         data_dir: where a named data set lies.
+        image_size: of a named source, such as 224 or `"224x192"`; see `rbl.load_split`.
+        classes: of a named source: a file of class names, or how many there are.
         seed: of every random draw.
         engine: `"ours"`, or `"reference"` for the authors' AutoAttack; None as in the protocol.
         batch_size: images at once; by default 100 on a CPU, 500 on CUDA.
@@ -96,7 +101,7 @@ def evaluate(
     chosen = _protocol(protocol, eps, engine)
     if n is not None:
         check_count("n", n)
-    loaded = _read(data, n, split, data_dir)
+    loaded = _read(data, n, split=split, data_dir=data_dir, image_size=image_size, classes=classes)
     with ready(model, name=name, device=device) as (source, place):
         whole = _split(loaded, source, place, dataset or WHAT)
         source = identified(source)
@@ -131,13 +136,22 @@ def evaluate(
 
 
 def _read(
-    data: object, n: int | None, split: str, data_dir: str | Path | None
+    data: object,
+    n: int | None,
+    *,
+    split: str,
+    data_dir: str | Path | None,
+    image_size: int | str | None,
+    classes: int | str | Path | None,
 ) -> Split | tuple[torch.Tensor, torch.Tensor]:
-    if isinstance(data, Split):
-        return data
     if isinstance(data, str):
-        return load_split(data, split, data_dir=data_dir)
-    return read(data, n)
+        return load_split(data, split, data_dir=data_dir, image_size=image_size, classes=classes)
+    if (image_size, classes, data_dir) != (None, None, None):
+        raise InputError(
+            "image_size, classes and data_dir are for data by name, such as 'folder:DIR'; images "
+            f"given as {type(data).__name__} have their size, and the network says how many classes"
+        )
+    return data if isinstance(data, Split) else read(data, n)
 
 
 def _split(
@@ -163,6 +177,11 @@ def _protocol(
     if isinstance(protocol, AttackObject):
         if eps is None:
             raise InputError("an evaluation needs a radius: give eps, such as eps=8/255")
+        if not isinstance(protocol.target, str | None):
+            raise InputError(
+                "an evaluation aims by a rule: give target='least_likely', 'random' or 'next'; "
+                "rbl.attack takes a class for each image"
+            )
         spec, threat = chosen_attack(protocol, eps, None)
         return Protocol(
             spec.name, 1, threat, "ours", OUR_ENGINE, passes=1, attacks=(spec,), summary=spec.title

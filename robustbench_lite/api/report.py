@@ -72,6 +72,17 @@ class Report:
         return {name: Share(attack.accuracy) for name, attack in self.result.attacks.items()}
 
     @property
+    def targeted_success(self) -> dict[str, Share | None]:
+        """By targeted attack: the share of the images that are right when clean which it made the
+        network take for the class aimed at; None where no image is right. Else empty."""
+        stored = {name: one.get("targeted") for name, one in self._stored["attacks"].items()}
+        found = {name: one["success"] for name, one in stored.items() if one is not None}
+        return {
+            name: None if one is None else Share(Accuracy.of(one["correct"], one["n"]))
+            for name, one in found.items()
+        }
+
+    @property
     def flags(self) -> dict[str, str]:
         """Warnings that rose, and what each means; a row with one has no rank."""
         return {flag.name: f"{flag.meaning}; {flag.follow_up}" for flag in self.result.flags}
@@ -147,6 +158,11 @@ class Report:
             for title, one in rows
         )
         notes = [f"flag raised: {name}: {text}" for name, text in self.flags.items()]
+        notes += [
+            f"{name}: {percent(one)} % of {one.n} images taken for the class aimed at"
+            for name, one in self.targeted_success.items()
+            if one is not None
+        ]
         notes += [f"logits are {self.model_output}"] if self.model_output else []
         under = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
         caption = (

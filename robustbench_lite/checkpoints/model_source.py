@@ -8,7 +8,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -312,8 +313,11 @@ def load_factory(
     return _user_network(model, module, name, num_classes=num_classes, device=device)
 
 
-def named_object(spec: str, *, what: str, allow_code: bool) -> object:
+@contextmanager
+def named_object(spec: str, *, what: str, allow_code: bool) -> Iterator[object]:
     """Something of a user's own code that is no network, such as a factory of data.
+
+    In the block its file's folder is importable, so it is to be called there.
 
     Args:
         spec: `path/file.py:NAME`.
@@ -329,10 +333,11 @@ def named_object(spec: str, *, what: str, allow_code: bool) -> object:
         raise InputError(f"{what} {spec}: no file {source}{near_paths(path)}")
     if not allow_code:
         raise InputError(f"{what} {spec} runs code from {source}; add --allow-code if you trust it")
-    found: object = getattr(_run_file(path), attribute, None)
-    if found is None:
-        raise InputError(f"{what} {spec}: {source} has no {attribute!r}")
-    return found
+    with FolderImports(path.absolute().parent).active():
+        found: object = getattr(_run_file(path), attribute, None)
+        if found is None:
+            raise InputError(f"{what} {spec}: {source} has no {attribute!r}")
+        yield found
 
 
 def _import(name: str) -> ModuleType:

@@ -102,8 +102,13 @@ def torch_release(version: str) -> tuple[int, int]:
 
 def _why_unreadable(path: Path, start: bytes, error: Exception) -> str:
     text = str(error)
+    if "torchscript" in text.lower():
+        return (
+            "is a TorchScript archive, a network with its code, not weights alone: use it as it "
+            f"is, with --model torchscript:{path}"
+        )
     bare_pickle = isinstance(error, pickle.UnpicklingError) and start[:1] == b"\x80"
-    if re.search(r"unsupported (global|class)|torchscript", text, re.IGNORECASE) or bare_pickle:
+    if re.search(r"unsupported (global|class)", text, re.IGNORECASE) or bare_pickle:
         named = re.search(r"(?:GLOBAL|class) ([\w.]+)", text)
         what = f" ({named.group(1)})" if named else ""
         return (

@@ -170,13 +170,15 @@ def _made_data(arguments: argparse.Namespace, name: str, split: str) -> Split:
 
     if arguments.image_size is not None:
         raise InputError("--image-size is for folder: and parquet:; a factory resizes by itself")
-    factory = named_object(name, what="--dataset", allow_code=arguments.allow_code)
-    if not callable(factory):
-        raise InputError(f"--dataset {name} is no function; it must be one that takes the split")
-    with user_code(f"--dataset {name} fails for split {split!r}"):
-        made = factory(split)
     classes = None if arguments.classes is None else read_classes(arguments.classes)
-    return own_split(made, Path(name).name, split, classes)
+    with named_object(name, what="--dataset", allow_code=arguments.allow_code) as factory:
+        if not callable(factory):
+            raise InputError(
+                f"--dataset {name} is no function; it must be one that takes the split"
+            )
+        with user_code(f"--dataset {name} fails for split {split!r}"):
+            made = own_split(factory(split), Path(name).name, split, classes)
+    return made
 
 
 def add_images(

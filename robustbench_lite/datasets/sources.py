@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import Arrays, check_arrays, content_hash
 from robustbench_lite.datasets.catalogue import check_split_name
+from robustbench_lite.datasets.in_memory import is_pair, read
 from robustbench_lite.datasets.info import DatasetInfo, Resize
 from robustbench_lite.datasets.readers.class_folders import (
     SPLIT_NAMES,
@@ -112,25 +113,32 @@ def own_split(made: object, name: str, split: str, classes: tuple[str, ...] | No
     """A split of what a user's factory gave.
 
     Args:
-        made: a `Split`, or a pair (images, labels) of arrays or tensors as in an .npz.
+        made: a `Split`; a pair (images, labels) of arrays or tensors as in an .npz; or a
+            `DataLoader` or `Dataset`, as `in_memory.read` takes them.
         name: of the data.
         split: `"train"` or `"test"`.
         classes: names of all classes; None numbers them to the largest label.
 
     Raises:
-        InputError: for anything else, and as of `read_npz`.
+        InputError: for anything else, and as of `read_npz` and `in_memory.read`.
     """
     if isinstance(made, Split):  # whatever it says of its origin, code of the user's made it
         return replace(made, source="in memory")
-    if not isinstance(made, (tuple, list)) or len(made) != 2:
-        raise InputError(
-            f"--dataset {name} gives a {type(made).__name__}; it must give a pair (images, labels)"
+    if is_pair(made):
+        images, labels = (
+            one.detach().cpu().numpy() if isinstance(one, torch.Tensor) else np.asarray(one)
+            for one in made
         )
-    images, labels = (
-        one.detach().cpu().numpy() if isinstance(one, torch.Tensor) else np.asarray(one)
-        for one in made
-    )
-    arrays = Arrays(as_images(images, f"{name}: images"), as_labels(labels, f"{name}: labels"))
+        pixels = as_images(images, f"{name}: images")
+    elif isinstance(made, Iterable) or hasattr(made, "__getitem__"):
+        x, y = (one.cpu().numpy() for one in read(made, None, name))
+        pixels, labels = x, y
+    else:
+        raise InputError(
+            f"--dataset {name} gives a {type(made).__name__}; it must give a pair (images, "
+            "labels), a Dataset, a DataLoader or a Split"
+        )
+    arrays = Arrays(pixels, as_labels(labels, f"{name}: labels"))
     return _of_arrays(arrays, name, name, split, classes, "in memory")
 
 

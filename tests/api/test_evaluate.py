@@ -154,6 +154,31 @@ def test_pictures_are_hashed_as_bytes(pair):
     assert result.dataset.name == "mine"
 
 
+def test_sources_by_name_take_their_size_and_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTBENCH_LITE_CACHE", str(tmp_path / "cache"))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 4))
+    generator = np.random.default_rng(0)
+    for name in ("rose", "tulip"):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for row in range(3):
+            array = generator.integers(0, 256, (9 + row, 8, 3)).astype(np.uint8)
+            Image.fromarray(array).save(tmp_path / "flowers" / name / f"{row}.png")
+    (tmp_path / "classes.txt").write_text("daisy\nrose\npoppy\ntulip\n")
+    given = {"image_size": "6x5", "classes": tmp_path / "classes.txt"}
+    report = rbl.evaluate(model, f"folder:{tmp_path / 'flowers'}", QUICK, eps=EPS, **given)
+    assert report.examples["label"].unique().tolist() == [1, 3]
+    assert report.result.dataset.name == "folder:flowers"
+    np.savez(tmp_path / "own.npz", x=generator.random((3, 3, 6, 5)), y=np.zeros(3, int))
+    report = rbl.evaluate(model, f"npz:{tmp_path / 'own.npz'}", QUICK, eps=EPS, classes=4)
+    assert report.robust_accuracy.n == 3
+
+
+@pytest.mark.parametrize("given", [{"image_size": 8}, {"classes": 5}, {"data_dir": "."}])
+def test_options_of_named_data_are_refused_with_other_data(net, pair, given):
+    with pytest.raises(InputError, match="are for data by name.* images given as tuple"):
+        rbl.evaluate(net, pair, QUICK, eps=EPS, **given)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -161,11 +186,11 @@ def test_pictures_are_hashed_as_bytes(pair):
         ("cifar", "cifar10"),
         ([torch.zeros(2, 1, 4, 4)] * 3, "wrap it so that it gives pairs"),
         ([], "holds no images"),
-        ({"x": 1, "y": 2}, "data is dict; give"),
         ([(torch.zeros(1, 4, 4).byte(), 0), (torch.zeros(1, 4, 4), 0)] * 2, "give all of one type"),
         ((torch.rand(2, 2, 6, 5).to_sparse(), torch.zeros(2).long()), "give a dense tensor"),
         ((torch.rand(2, 2, 6, 5, device="meta"), torch.zeros(2).long()), "meta device; give a"),
         ((torch.full((2, 2, 6, 5), 1 + 1e-7), torch.zeros(2).long()), r"1.0000001\].*clamp them"),
+        ({"x": torch.zeros(2, 1, 4, 4)}, "data: a dict is no pair"),
         ([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0), (torch.zeros(1, 4, 4), 0)], "size"),
         ((torch.rand(4, 2, 6, 5) * 255, torch.zeros(4).long()), "divide by 255"),
         ((torch.rand(4, 2, 6, 5), torch.full((4,), 5)), "row 0 has label 5, but there are 5"),

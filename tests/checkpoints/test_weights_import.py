@@ -281,10 +281,12 @@ def test_other_objects_of_a_training_script_are_pickled_code_too(tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_torchscript_is_refused(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), str(tmp_path / "w.pt"))
-    with pytest.raises(InputError, match="holds pickled code; not loaded"):
-        bring(tmp_path / "w.pt")
+def test_a_torchscript_archive_is_sent_to_its_own_source(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), str(path))
+    with pytest.raises(InputError, match="is a TorchScript archive") as refusal:
+        bring(path)
+    assert str(refusal.value).endswith(f"--model torchscript:{path}")
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,15 @@ def data(split):
 
 def number(split):
     return 3
+
+class Broken:
+    def __len__(self):
+        return 4
+    def __getitem__(self, row):
+        raise OSError(f"row {row} is gone")
+
+def broken(split):
+    return Broken()
 
 def fails(split):
     raise RuntimeError("no disk")
@@ -94,10 +104,41 @@ def test_an_npz_and_a_factory(capsys):
     assert {row["dataset"]["name"] for row in found} == {"npz:own.npz", "net.py:data"}
     command = ["evaluate", *NET, *QUICK, "--dataset"]
     assert "must give a pair" in line(capsys, *command, "net.py:number")
+    assert "row 0 is gone" in line(capsys, *command, "net.py:broken")
     assert "no disk" in line(capsys, *command, "net.py:fails")
     assert "has no 'nothing'" in line(capsys, *command, "net.py:nothing")
     assert "no file nt.py" in line(capsys, *command, "nt.py:data")
     assert "a factory resizes" in line(capsys, *command, "net.py:data", "--image-size", "8")
+
+
+def test_a_factory_may_give_a_loader_or_a_dataset_and_import_what_lies_beside_it():
+    Path("parts").mkdir()
+    Path("parts/images.py").write_text(
+        "import torch\n"
+        "from torch.utils.data import TensorDataset\n"
+        "g = torch.Generator().manual_seed(0)\n"
+        "data = TensorDataset(torch.rand(12, 3, 16, 16, generator=g), torch.arange(12) % 4)\n"
+    )
+    Path("flowers.py").write_text(
+        "from torch.utils.data import DataLoader\n"
+        "from parts.images import data\n"
+        "def rows(split):\n"
+        "    from parts import images  # when it is called, too\n"
+        "    return images.data\n"
+        "def batches(split):\n"
+        "    return DataLoader(data, batch_size=5)\n"
+        "def pair(split):\n"
+        "    return data.tensors\n"
+    )
+    for name in ("rows", "batches", "pair"):
+        assert main(["evaluate", *NET, "--dataset", f"flowers.py:{name}", *QUICK]) == 0
+    found = [json.loads(path.read_text()) for path in Path("results").rglob("result.json")]
+    assert {row["dataset"]["name"] for row in found} == {
+        *("flowers.py:rows", "flowers.py:batches", "flowers.py:pair")
+    }
+    assert len({row["dataset"]["hash"] for row in found}) == 1
+    assert [row["n_examples"] for row in found] == [12] * 3
+    assert "parts" not in sys.modules
 
 
 def test_a_folder_of_parquet_files():

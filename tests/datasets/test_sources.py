@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split, load_split
@@ -395,6 +396,17 @@ def test_what_a_factory_may_give():
     assert own_split(claim, "own.py:make", "test", None).canonical is None
     with pytest.raises(InputError, match="gives a int; it must give a pair"):
         own_split(3, "own.py:make", "test", None)
+    rows = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    for made in (rows, DataLoader(rows, batch_size=3), [*DataLoader(rows, batch_size=3)]):
+        found = own_split(made, "own.py:make", "test", None)
+        assert (found.content_hash, found.source) == (split.content_hash, "in memory")
+    with pytest.raises(InputError, match="own.py:make: a dict is no pair"):
+        own_split({"images": X}, "own.py:make", "test", None)
+
+
+def test_batches_of_a_loader_have_their_channels_first():
+    rows = TensorDataset(torch.rand(4, 5, 7, 3), torch.arange(4))  # an array would be 7 x 5 x 3
+    assert own_split(rows, "own.py:make", "test", None).images.shape == (4, 5, 7, 3)
 
 
 def test_every_path_is_shown_by_its_name_alone(tmp_path, load):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.pixels import check_pixels
-from robustbench_lite.datasets import Split
+from robustbench_lite.datasets.splits import Split
 
 WHAT = "in_memory"  # the name of data that have none, in messages
 
@@ -58,13 +58,14 @@ def as_labels(labels: object, like: Tensor, name: str = WHAT) -> Tensor:
     return _tensor(labels, "labels", name).to(like.device)
 
 
-def read(data: object, n: int | None) -> tuple[Tensor, Tensor]:
+def read(data: object, n: int | None, name: str = "") -> tuple[Tensor, Tensor]:
     """Images and labels of what a caller has.
 
     Args:
         data: a pair (images, labels); a `DataLoader`, or anything else that gives batches of
             such pairs; or a `Dataset`, whose items are single pairs (PIL images among them).
         n: stop after so many images; None takes all.
+        name: of the data, for messages; empty takes its type's.
 
     Returns:
         Images uint8 or float32 (N, C, H, W) and labels (N,), of the type that they came in.
@@ -72,16 +73,20 @@ def read(data: object, n: int | None) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: for something else, and as of `as_images`.
     """
-    if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
+    if is_pair(data):
         images = as_images(data[0])
         return images, as_labels(data[1], images)
-    indexed = isinstance(data, Iterable) or hasattr(data, "__getitem__")
-    if isinstance(data, Mapping | str) or not indexed:
+    if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise InputError(
             f"data is {type(data).__name__}; give (images, labels), a Dataset, a DataLoader, a "
             "Split, or the name of a data set"
         )
-    name = type(data).__name__
+    if isinstance(data, Mapping):
+        raise InputError(
+            f"{name or 'data'}: a {type(data).__name__} is no pair; give (images, labels), as in "
+            "(data['x'], data['y'])"
+        )
+    name = name or type(data).__name__
     batches: list[tuple[Tensor, Tensor]] = []
     count = 0
     for item in _items(data):
@@ -101,6 +106,15 @@ def read(data: object, n: int | None) -> tuple[Tensor, Tensor]:
         raise InputError(f"images of {name} are {' and '.join(types)}: give all of one type")
     joined = as_images(torch.cat(parts), name)
     return joined, as_labels(torch.cat([labels for _, labels in batches]), joined, name)
+
+
+def is_pair(data: object) -> TypeGuard[Sequence[Any]]:
+    """Whether data are images and labels, rather than something that gives such pairs."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return False
+    first = data[0]
+    of_loader = isinstance(first, list) and bool(first) and getattr(first[0], "ndim", 0) == 4
+    return not isinstance(first, tuple) and not of_loader  # two batches, which come as lists
 
 
 def as_split(images: Tensor, labels: Tensor, *, classes: int, name: str) -> Split:
