@@ -326,6 +326,7 @@ def test_floats_of_an_npz_stay_floats(tmp_path, load, refused):
         ({"x": X.astype(np.int64), "y": Y}, "x is int64"),
         ({"x": X[0, 0], "y": Y}, r"x has shape \(8, 6\)"),
         ({"x": X[:, :, :, :3], "y": Y}, "channels first or last"),
+        ({"x": X[:, :, :, :1], "y": Y}, "channels first or last"),
         ({"x": X, "y": Y - 1}, "label -1; labels count from 0"),
         ({"x": X, "y": np.eye(4)[Y]}, r"y is float64 \(5, 4\): of one-hot rows"),
         ({"x": X, "y": Y.astype(float)}, "need integers"),
