@@ -127,7 +127,7 @@ def test_sixteen_bits_become_float32(tmp_path, load):
     assert 0 <= small.images.min() <= small.images.max() <= 1
 
 
-def test_image_size_scales_and_cuts_out_the_middle(tmp_path, load):
+def test_image_size_scales_and_cuts_out_the_middle(tmp_path, load, refused):
     for i, (name, size) in enumerate([("a", (8, 8)), ("a", (12, 20)), ("b", (31, 9))]):
         save(tmp_path / "mixed" / name / f"{i}.png", pixels(*size))
     split = load(f"folder:{tmp_path}/mixed", image_size="8")
@@ -138,6 +138,8 @@ def test_image_size_scales_and_cuts_out_the_middle(tmp_path, load):
     wide = load(f"folder:{tmp_path}/mixed", image_size="6x10")
     assert tuple(wide.images.shape) == (3, 3, 6, 10)
     assert wide.content_hash != split.content_hash
+    # What was decoded with a size is not what is there without one.
+    assert "give --image-size N" in refused(f"folder:{tmp_path}/mixed")
 
 
 def test_covering_is_that_of_torchvision_for_squares():
@@ -279,6 +281,9 @@ def test_parquet_names_and_splits(tmp_path, load, refused):
     make_parquet(tmp_path / "b" / "images.parquet", images, [0, 1], "labels", CLASSES)
     split = load(f"parquet:{tmp_path}/b")
     assert (split.class_names, split.num_classes) == (CLASSES, 4)
+    (tmp_path / "order.txt").write_text("\n".join(reversed(CLASSES)))
+    turned = load(f"parquet:{tmp_path}/b", classes=str(tmp_path / "order.txt"))
+    assert (split.labels.tolist(), turned.labels.tolist()) == ([0, 1], [3, 2])
     make_parquet(tmp_path / "c" / "validation-0.parquet", images, [0, 4], "label", CLASSES)
     assert "row 1 has label 4" in refused(f"parquet:{tmp_path}/c")
     make_parquet(tmp_path / "d" / "test-0.parquet", images, [0, 1], "kind")
