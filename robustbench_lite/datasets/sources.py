@@ -121,7 +121,7 @@ def own_split(made: object, name: str, split: str, classes: tuple[str, ...] | No
         InputError: for anything else, and as of `read_npz`.
     """
     if isinstance(made, Split):  # whatever it says of its origin, code of the user's made it
-        return replace(made, source="in memory")
+        return replace(made, source="in memory", whole_hash=None, is_subset=False)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise InputError(
             f"--dataset {name} gives a {type(made).__name__}; it must give a pair (images, labels)"

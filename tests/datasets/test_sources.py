@@ -406,3 +406,12 @@ def test_what_a_factory_may_give():
 def test_every_path_is_shown_by_its_name_alone(tmp_path, load):
     np.savez(tmp_path / "own.npz", x=X, y=Y)
     assert load(f"npz:{Path(tmp_path)}/./own.npz").name == "npz:own.npz"
+
+
+def test_a_split_of_a_factory_is_hashed_and_checked_whatever_it_says():
+    images, labels = torch.from_numpy(X), torch.from_numpy(Y)
+    claimed = Split("cifar10", "test", images, labels, 10, whole_hash="sha256:of-others")
+    assert own_split(claimed, "mine", "test", None).content_hash == content_hash(X, Y)
+    wrong = Split("mine", "test", images, labels + 9, 10, is_subset=True)
+    with pytest.raises(InputError, match="has label 10, but there are 10 classes"):
+        own_split(wrong, "mine", "test", None)
