@@ -90,10 +90,10 @@ def read(data: object, n: int | None, name: str = "") -> tuple[Tensor, Tensor]:
     batches: list[tuple[Tensor, Tensor]] = []
     count = 0
     for item in _items(data):
-        if n is not None and count >= n:
-            break
         batches.append(_pair(item, name))
         count += len(batches[-1][0])
+        if n is not None and count >= n:  # before the next one is taken: it may be long in coming
+            break
     if not batches:
         raise InputError(f"{name} holds no images")
     parts = [images for images, _ in batches]

@@ -10,6 +10,7 @@ from conftest import small_net
 from torch import nn
 
 import robustbench_lite as rbl
+from robustbench_lite.api.network import classes_of, ready
 from robustbench_lite.core.errors import InputError
 
 EPS = 8 / 255
@@ -225,3 +226,22 @@ def test_global_random_states_stay_whatever_the_network_draws(net, images, call)
 def test_draws_of_the_network_are_those_of_the_seed(net, images):
     attacked = [rbl.attack(Noisy(net), *images, rbl.Square(5), EPS, seed=seed) for seed in (1, 1)]
     assert torch.equal(*attacked)
+
+
+class Counting(nn.Module):
+    """Another network after each pass."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.passes = network, 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.network(x)
+
+
+def test_asking_for_the_number_of_classes_does_not_change_a_network(net, images):
+    model = Counting(net)
+    with ready(model) as (source, _):
+        assert classes_of(source, images[0][:1]) == 5
+    assert model.passes == 0

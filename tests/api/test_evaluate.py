@@ -145,6 +145,13 @@ def test_every_kind_of_data_is_the_same_data(net, pair):
     assert first.robust_accuracy.n == 3
 
 
+def test_no_more_batches_are_taken_than_asked_for(net, pair):
+    x, y = pair
+    left = iter([(x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:6], y[4:6])])
+    assert rbl.evaluate(net, left, QUICK, eps=EPS, n=4).robust_accuracy.n == 4
+    assert torch.equal(next(left, (None,))[0], x[4:6])
+
+
 def test_pictures_are_hashed_as_bytes(pair):
     x, y = pair
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 5))

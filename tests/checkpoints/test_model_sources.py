@@ -256,6 +256,16 @@ def test_torchscript_can_be_attacked_as_any_network(how: str, tmp_path: Path) ->
     assert len(list(network.buffers())) == (0 if how == "frozen" else 9)
 
 
+def test_torchscript_of_the_same_weights_and_other_code_is_another_network(tmp_path: Path) -> None:
+    hashes = set()
+    for active in (nn.ReLU(), nn.Tanh()):
+        layers = [*network()]
+        model = nn.Sequential(*layers[:2], active, *layers[3:]).eval()
+        torch.jit.trace(model, X).save(str(tmp_path / "net.pt"))
+        hashes.add(resolve(f"torchscript:{tmp_path / 'net.pt'}", allow_code=True).hash)
+    assert len(hashes) == 2
+
+
 def test_what_is_no_torchscript_is_one_line(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "net.pt")
     with pytest.raises(InputError, match="is no TorchScript archive"):
