@@ -45,7 +45,7 @@ def _terminal_table(section: Section) -> str:
     statuses = [
         shortened(f"  {_shown(row.name)}: {plain(status_text(row))}", WIDTH)
         for row in section.rows
-        if row.status != MEASURED and section.measured
+        if (row.status != MEASURED or row.flags) and section.measured
     ]
     kept = {column.key for column in texts}
     notes = [one for one in notes_for(section) if one != WORST_CLASS or "worst_class" in kept]

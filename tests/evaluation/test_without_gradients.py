@@ -13,6 +13,8 @@ from robustbench_lite.evaluation.cost_plan import make_plan
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.leaderboard.page.page import render_page
 from robustbench_lite.leaderboard.results.load import load_result
+from robustbench_lite.leaderboard.table.build import build_table
+from robustbench_lite.leaderboard.table.formats import render
 from robustbench_lite.leaderboard.table.row import build_rows
 from robustbench_lite.transfer.evaluate import evaluate_transfer
 
@@ -108,6 +110,9 @@ def test_its_row_says_that_there_was_no_gradient(digits, black_box, tmp_path):
     result = load_result(tmp_path / "r/result.json")
     (row,) = build_rows([result])
     assert (row.rank, row.status, row.flags) == ("1", "measured", "queries only, no gradient")
+    assert "  mine: measured: queries only, no gradient\n" in render(
+        build_table([result]), "terminal"
+    )
     page = render_page([result], title="t")
     assert page.count("no gradient</") == len(OF_GRADIENTS), "each check of gradients says so"
 
