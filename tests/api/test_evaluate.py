@@ -15,6 +15,7 @@ from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evaluate import evaluate as evaluate_split
+from robustbench_lite.evaluation.settings import Settings
 
 EPS = 8 / 255
 QUICK = rbl.PGD(steps=2)
@@ -81,6 +82,13 @@ def test_the_report_has_the_images_that_were_judged(report):
     assert torch.equal(x_adv[11], x[11])  # wrong without an attack
     with pytest.raises(InputError, match="did you mean pgd20_ce"):
         found.adversarial("pgd20")
+
+
+def test_images_of_several_parts_come_back_in_their_places(net, pair):
+    whole = rbl.evaluate(net, pair, QUICK, eps=EPS)
+    parts = rbl.evaluate(net, pair, QUICK, eps=EPS, settings=Settings(chunk_size=3))
+    (name,) = whole.attacks
+    assert torch.equal(parts.adversarial(name), whole.adversarial(name))
 
 
 def test_a_small_evidence_gives_the_broken_images(pair):
