@@ -12,7 +12,8 @@ from robustbench_lite.attacks.acceleration.search_network import search_network
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import Norm
 from robustbench_lite.checkpoints.user_network import passes_of
-from robustbench_lite.core.numerics import check_seed, deterministic, plain_numerics
+from robustbench_lite.core.numerics import check_count, check_seed, deterministic, plain_numerics
+from robustbench_lite.core.random_numbers import seeded
 from robustbench_lite.datasets.in_memory import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.evaluation.settings import DEFAULT_BATCH_SIZE
 
@@ -61,6 +62,8 @@ def attack(
             and for a `target` of an attack that cannot aim.
     """
     check_seed(seed)
+    if batch_size is not None:  # a loop over batches of -1 would attack nothing
+        check_count("batch_size", batch_size)
     spec, threat = chosen_attack(attack, eps, norm, target)
     images = as_images(x)
     labels = as_labels(y, images)
@@ -71,7 +74,8 @@ def attack(
         data = as_split(images, labels, classes=classes, name=WHAT).to(place)
         clean = data.pixels(slice(None))
         aims = target_labels(target_of(attack, target), data.labels, classes)
-        with deterministic(threads=torch.get_num_threads(), seed=seed), passes_of(source.model):
+        numerics = deterministic(threads=torch.get_num_threads(), seed=seed)
+        with numerics, seeded(seed), passes_of(source.model):
             network = search_network(
                 source.model, precision="float32", device=place, like=clean[0]
             ).module

@@ -27,7 +27,8 @@ from robustbench_lite.attacks.threat_model import Norm, ThreatModel, parse_eps
 from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.checkpoints.user_network import passes_of
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.core.numerics import check_seed, deterministic, plain_numerics
+from robustbench_lite.core.numerics import check_count, check_seed, deterministic, plain_numerics
+from robustbench_lite.core.random_numbers import seeded
 from robustbench_lite.core.registry import unknown_name
 from robustbench_lite.datasets.in_memory import WHAT, as_images, as_labels, as_split, sample_of
 from robustbench_lite.verifier import verify
@@ -178,7 +179,9 @@ class AutoAttack:
         if state_path is not None:
             raise InputError("state_path is not supported: rbl.evaluate(..., out=DIR) resumes")
         self._say(f"using {self.version} version including {', '.join(self.attacks_to_run)}")
-        pair = self._evaluated(x_orig, y_orig, batch_size or bs, self.attacks_to_run)
+        pair = self._evaluated(
+            x_orig, y_orig, bs if batch_size is None else batch_size, self.attacks_to_run
+        )
         return pair if return_labels or batch_size is not None else pair[0]
 
     def run_standard_evaluation_individual(
@@ -193,7 +196,7 @@ class AutoAttack:
 
     def clean_accuracy(self, x_orig: object, y_orig: object, bs: int = 250) -> float:
         """Share of images that the network classifies correctly."""
-        with self._opened(x_orig, y_orig) as run:
+        with self._opened(x_orig, y_orig, bs) as run:
             right = run.judged(run.x, bs, 1)[0]
         self._say(f"clean accuracy: {float(right.double().mean()):.2%}")
         return float(right.double().mean())
@@ -206,24 +209,25 @@ class AutoAttack:
             self._logger.info(text)
 
     @contextmanager
-    def _opened(self, x: object, y: object) -> Iterator[_Run]:
+    def _opened(self, x: object, y: object, bs: int) -> Iterator[_Run]:
         """A block with network, images and labels, all checked, on one device."""
+        check_count("bs", bs)
         threat, images = self._threat(), as_images(x)
         labels = as_labels(y, images)
         threat.check_diameter(images[0].numel())
-        seed = self.seed or 0
+        seed = 0 if self.seed is None else self.seed
         check_seed(seed)
         with ready(self.model, device=self.device) as (source, device), plain_numerics():
             classes = classes_of(source, sample_of(images).to(device))
             data = as_split(images, labels, classes=classes, name=WHAT).to(device)
-            with deterministic(threads=torch.get_num_threads(), seed=seed):
+            with deterministic(threads=torch.get_num_threads(), seed=seed), seeded(seed):
                 yield _Run(source, data.pixels(slice(None)), data.labels, threat, images.device)
 
     def _evaluated(self, x: object, y: object, bs: int, names: Sequence[str]) -> Pair:
         """Adversarial images and predictions of some attacks together."""
         attacks, begin = self._stages(names), time.perf_counter()
         passes = load_protocol("aa_rand", eps=0).passes if self.version == "rand" else 1
-        with self._opened(x, y) as run, passes_of(run.source.model):
+        with self._opened(x, y, bs) as run, passes_of(run.source.model):
             right, prediction = run.judged(run.x, bs, passes)
             standing, total = right.clone(), len(right)
             self._say(f"initial accuracy: {_share(standing, total)}")

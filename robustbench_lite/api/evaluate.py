@@ -18,6 +18,7 @@ from robustbench_lite.attacks.protocol import OUR_ENGINE, Protocol, load_protoco
 from robustbench_lite.attacks.threat_model import parse_eps
 from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.core.errors import InputError
+from robustbench_lite.core.numerics import check_count
 from robustbench_lite.datasets import Split, load_split
 from robustbench_lite.datasets.in_memory import WHAT, as_split, read, sample_of
 from robustbench_lite.datasets.selection import Selection
@@ -98,6 +99,8 @@ def evaluate(
         InputError: one line for whatever is wrong with data, labels, network or parameters.
     """
     chosen = _protocol(protocol, eps, engine)
+    if n is not None:
+        check_count("n", n)
     loaded = _read(data, n, split=split, data_dir=data_dir, image_size=image_size, classes=classes)
     with ready(model, name=name, device=device) as (source, place):
         whole = _split(loaded, source, place, dataset or WHAT)
@@ -197,7 +200,7 @@ def _protocol(
 
 def _evidence(folder: Path, data: Split, protocol: Protocol, count: int) -> Evidence | None:
     """What is kept when nobody said: as a folder was begun, else all images up to a limit."""
-    if any(folder.glob("parts/*/*.parquet")):
+    if folder.is_dir() and any(folder.glob("parts/*/*.parquet")):
         return None
     size = 4 * data.images[0].numel() * count * len(protocol.attacks)
     return "float32" if size <= _MOST_BYTES else "int8"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, MethodType
 
 import numpy as np
@@ -22,20 +22,22 @@ def network_hash(model: nn.Module, pieces: list[object]) -> str:
     """Identity of a network in memory.
 
     Args:
-        model: its tensors and module classes count, with the source of each class.
+        model: its tensors and module classes count, with the source of each class, and so do plain
+            values, containers of them and functions among the attributes of each module, and hooks.
         pieces: of a plain function: what `pieces_of` found.
 
     Returns:
         `"sha256:..."`. What the code reads from elsewhere (files, modules that it imports) is not
-        seen.
+        seen. A network that counts its passes in an attribute is another one after each.
     """
     digest = hashlib.sha256(model_hash(model).encode())
     classes = {type(part) for part in model.modules()} - {nn.Module}
     sources = [_source(kind) for kind in classes if not _of_library(kind)]
     for text in sorted(sources):
         digest.update(text.encode())
-    for piece in pieces:
-        digest.update(_content(piece))
+    for piece in [*pieces, *_held_by(model)]:
+        content = _content(piece)
+        digest.update(len(content).to_bytes(8, "big") + content)  # where one ends, the next begins
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -61,12 +63,16 @@ def pieces_of(function: object) -> list[object]:
         elif isinstance(piece, list | tuple):
             for one in piece:
                 walk(one)
-        elif isinstance(piece, dict):
+        elif isinstance(piece, set | frozenset):  # in each process in another order
+            walk(sorted(map(repr, piece)))
+        elif isinstance(piece, Mapping):
             for key in piece:
-                walk(piece[key])
+                walk((repr(key), piece[key]))
         elif isinstance(piece, functools.partial):
             walk((piece.func, piece.args, dict(sorted(piece.keywords.items()))))
-        elif callable(piece) and not inspect.isclass(piece) and not _of_library(piece):
+        elif callable(piece) and not inspect.isclass(piece) and _of_library(piece):
+            found.append(getattr(piece, "__qualname__", type(piece).__qualname__))
+        elif callable(piece) and not inspect.isclass(piece):
             found.append(piece)
             for one in _neighbours(piece):
                 walk(one)
@@ -75,10 +81,24 @@ def pieces_of(function: object) -> list[object]:
     return found
 
 
+def _held_by(model: nn.Module) -> Iterator[object]:
+    """What the modules of a network compute with beside tensors, modules and the mode."""
+    usual = vars(nn.Module()).keys() - {"_forward_hooks", "_forward_pre_hooks"}
+    for name, module in model.named_modules():
+        held = {key: value for key, value in vars(module).items() if key not in usual}
+        hooks = {
+            key: [*held.pop(key).values()] for key in sorted(held) if key.startswith("_forward_")
+        }
+        for key, value in sorted((held | hooks).items()):
+            yield from (f"{name}.{key}", *pieces_of(value))
+
+
 def _neighbours(piece: object) -> Iterator[object]:
     """What a callable refers to."""
     if isinstance(piece, MethodType):
         yield from (piece.__func__, piece.__self__)
+        if not callable(piece.__self__):  # else it is found itself
+            yield from vars(piece.__self__).values() if hasattr(piece.__self__, "__dict__") else ()
     elif isinstance(piece, FunctionType):
         code = piece.__code__
         yield from (cell.cell_contents for cell in piece.__closure__ or () if _is_filled(cell))
@@ -110,6 +130,9 @@ def _content(piece: object) -> bytes:
         return str(piece.dtype).encode() + np.ascontiguousarray(piece).tobytes()
     if isinstance(piece, _PLAIN):
         return repr(piece).encode()
+    code = getattr(piece, "__code__", None)
+    if isinstance(code, CodeType) and code.co_name == "<lambda>":
+        return (_source(piece) + _compiled(code)).encode()  # others may be on its line
     return _source(piece).encode()
 
 

@@ -17,6 +17,7 @@ from robustbench_lite.checkpoints.model_source import LoadedModel, resolve_model
 from robustbench_lite.checkpoints.user_network import UserNetwork, user_code
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.numerics import choose_device
+from robustbench_lite.core.random_numbers import seeded
 
 Network = nn.Module | Callable[[Tensor], Any] | LoadedModel | str | Path
 
@@ -49,6 +50,7 @@ def ready(
     """A block with a network that is ready for attacks; afterwards it is as it was.
 
     Inside, the modes are eval, and gradients can be had, whatever the caller has switched off.
+    The random states of torch, numpy and Python, which a network may draw from, come back too.
 
     Args:
         model: a module, any other callable that maps images (B, C, H, W) in [0, 1] to logits
@@ -62,7 +64,7 @@ def ready(
     Raises:
         InputError: for what is no network, and whatever fails in its code, in one line.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with _random_states_kept(), torch.inference_mode(False), torch.enable_grad():
         source = _source(model, name)
         home = _home(source.model)
         modes = [(module, module.training) for module in source.model.modules()]
@@ -116,6 +118,13 @@ def identified(source: LoadedModel) -> LoadedModel:
             num_classes=None,
             parameters=parameter_count(network),
         )
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """A block in which the global generators start anew, and after which they are as before."""
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))), seeded(0):
+        yield
 
 
 def _source(model: Network, name: str | None) -> LoadedModel:

@@ -42,8 +42,23 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def check_seed(seed: int) -> None:
-    """Raise InputError for a seed that torch's generator does not take."""
+def check_count(name: str, value: object) -> None:
+    """Raise InputError for anything but an int of at least 1.
+
+    Args:
+        name: of the value, for the message.
+        value: as a caller gave it.
+    """
+    if type(value) is not int:
+        raise InputError(f"{name}={value!r} is a {type(value).__name__}; it must be an int")
+    if value < 1:
+        raise InputError(f"{name}={value} must be at least 1")
+
+
+def check_seed(seed: object) -> None:
+    """Raise InputError for a seed that is no int, or that torch's generator does not take."""
+    if type(seed) is not int:
+        raise InputError(f"seed={seed!r} is a {type(seed).__name__}; it must be an int")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed={seed} must be at least 0 and below 2**63")
 

@@ -31,6 +31,11 @@ def as_images(images: object, name: str = WHAT) -> Tensor:
         InputError: for another shape or type, or pixels outside [0, 1].
     """
     tensor = _tensor(images, "images", name)
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise InputError(
+            f"images of {name} are {'on the meta device' if tensor.is_meta else tensor.layout}; "
+            "give a dense tensor that holds values"
+        )
     if tensor.ndim != 4 or not tensor.numel():
         cure = {
             3: "add the channel (images[:, None]), or of one image the batch (images[None])",
@@ -85,10 +90,10 @@ def read(data: object, n: int | None, name: str = "") -> tuple[Tensor, Tensor]:
     batches: list[tuple[Tensor, Tensor]] = []
     count = 0
     for item in _items(data):
-        if n is not None and count >= n:
-            break
         batches.append(_pair(item, name))
         count += len(batches[-1][0])
+        if n is not None and count >= n:  # before the next one is taken: it may be long in coming
+            break
     if not batches:
         raise InputError(f"{name} holds no images")
     parts = [images for images, _ in batches]
@@ -97,6 +102,8 @@ def read(data: object, n: int | None, name: str = "") -> tuple[Tensor, Tensor]:
             f"images of {name} have shapes {tuple(parts[0].shape[1:])} and {different.pop()}: "
             "give all the same size"
         )
+    if len(types := {str(one.dtype): None for one in parts}) > 1:
+        raise InputError(f"images of {name} are {' and '.join(types)}: give all of one type")
     joined = as_images(torch.cat(parts), name)
     return joined, as_labels(torch.cat([labels for _, labels in batches]), joined, name)
 

@@ -123,7 +123,7 @@ def own_split(made: object, name: str, split: str, classes: tuple[str, ...] | No
         InputError: for anything else, and as of `read_npz` and `in_memory.read`.
     """
     if isinstance(made, Split):  # whatever it says of its origin, code of the user's made it
-        return replace(made, source="in memory")
+        return replace(made, source="in memory", whole_hash=None, is_subset=False)
     if is_pair(made):
         images, labels = (
             one.detach().cpu().numpy() if isinstance(one, torch.Tensor) else np.asarray(one)

@@ -319,12 +319,13 @@ def open_ledger(
         InputError: for a folder that holds something else, or an unreadable header.
     """
     path = folder / "header.json"
+    if folder.is_file():
+        raise InputError(f"{folder} is a file and no result folder: choose another --out")
     if begin and not path.exists():
-        if folder.is_file() or (folder.is_dir() and any(_foreign(folder))):
+        if folder.is_dir() and any(_foreign(folder)):
             names = ", ".join(sorted(entry.name for entry in _foreign(folder))[:3])
             raise InputError(
-                f"{folder} is not empty and no result folder ({names or 'a file'}): "
-                "choose another --out"
+                f"{folder} is not empty and no result folder ({names}): choose another --out"
             )
         write_sealed_json(path, header.as_dict())
         return Ledger(folder, header)

@@ -11,7 +11,7 @@ from robustbench_lite.attacks.acceleration.search_network import Precision
 from robustbench_lite.attacks.protocol import Protocol
 from robustbench_lite.checkpoints.model_source import LoadedModel
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.core.numerics import device_name
+from robustbench_lite.core.numerics import check_count, device_name
 from robustbench_lite.core.provenance import current_versions, git_commit
 from robustbench_lite.datasets import Split
 from robustbench_lite.datasets.selection import Selection
@@ -50,8 +50,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name}={value} must be at least 1")
+            if value is not None:
+                check_count(name, value)
         if self.evidence not in (None, "none", "int8", "float32"):
             raise InputError(
                 f"evidence={self.evidence!r} is unknown; available: none, int8, float32"

@@ -1,5 +1,6 @@
 """`rbl.attack`: every way of naming an attack, what it refuses, and that the network stays."""
 
+import random
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +10,7 @@ from conftest import small_net
 from torch import nn
 
 import robustbench_lite as rbl
+from robustbench_lite.api.network import classes_of, ready
 from robustbench_lite.core.errors import InputError
 
 EPS = 8 / 255
@@ -109,6 +111,12 @@ def test_wrong_images_and_labels_are_refused_with_what_to_do(net, images, change
         ({"eps": 8}, r"did you mean 8/255\?"),
         ({"norm": "L3"}, "norm='L3' is unknown"),
         ({"seed": -1}, "seed=-1"),
+        ({"seed": 1.5}, "seed=1.5 is a float; it must be an int"),
+        ({"seed": "a"}, "seed='a' is a str"),
+        ({"seed": True}, "seed=True is a bool"),
+        ({"batch_size": -1}, "batch_size=-1 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 1.5}, "batch_size=1.5 is a float"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(net, images, given, message):
@@ -182,3 +190,60 @@ def test_a_network_without_gradients_is_one_line_for_attacks_that_need_them(net,
     with pytest.raises(InputError, match="fails on model function"):
         rbl.attack(function, *images, eps=EPS)
     assert rbl.attack(function, *images, rbl.Square(queries=5), eps=EPS).shape == images[0].shape
+
+
+class Noisy(nn.Module):
+    """Logits with noise of torch, numpy and Python."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        logits = self.network(x)
+        noise = np.random.rand() + random.random()
+        return logits + 0.01 * torch.randn_like(logits) + noise
+
+
+def random_states():
+    return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
+
+
+@pytest.mark.parametrize("call", ["attack", "evaluate", "AutoAttack"])
+def test_global_random_states_stay_whatever_the_network_draws(net, images, call):
+    x, y = images
+    before = random_states()
+    if call == "attack":
+        rbl.attack(Noisy(net), x, y, rbl.PGD(steps=2), eps=EPS)
+    elif call == "evaluate":
+        rbl.evaluate(Noisy(net), (x, y), rbl.PGD(steps=2), eps=EPS)
+    else:
+        adversary = rbl.AutoAttack(Noisy(net), eps=EPS, verbose=False)
+        adversary.apgd.n_iter = 2
+        adversary.attacks_to_run = ["apgd-ce"]
+        adversary.run_standard_evaluation(x, y)
+    assert random_states() == before
+
+
+def test_draws_of_the_network_are_those_of_the_seed(net, images):
+    attacked = [rbl.attack(Noisy(net), *images, rbl.Square(5), EPS, seed=seed) for seed in (1, 1)]
+    assert torch.equal(*attacked)
+
+
+class Counting(nn.Module):
+    """Another network after each pass."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.passes = network, 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.network(x)
+
+
+def test_asking_for_the_number_of_classes_does_not_change_a_network(net, images):
+    model = Counting(net)
+    with ready(model) as (source, _):
+        assert classes_of(source, images[0][:1]) == 5
+    assert model.passes == 0

@@ -137,6 +137,11 @@ def test_wrong_calls_are_refused(case):
         (lambda: adversary.run_standard_evaluation(x * 255, y), "divide by 255"),
         (lambda: adversary.run_standard_evaluation(x, y + 4), "but there are 4 classes"),
         (lambda: adversary.run_standard_evaluation(x, y, state_path="s"), "state_path"),
+        (lambda: adversary.run_standard_evaluation(x, y, bs=0), "bs=0 must be at least 1"),
+        (lambda: adversary.run_standard_evaluation(x, y, bs=-1), "bs=-1 must be at least 1"),
+        (lambda: adversary.run_standard_evaluation(x, y, batch_size=0), "bs=0 must be"),
+        (lambda: adversary.clean_accuracy(x, y, bs=2.5), "bs=2.5 is a float"),
+        (lambda: quick(model, seed=1.5).run_standard_evaluation(x, y), "seed=1.5 is a float"),
     ):
         with pytest.raises(InputError, match=message):
             call()

@@ -15,6 +15,7 @@ from robustbench_lite.attacks.protocol import load_protocol
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evaluate import evaluate as evaluate_split
+from robustbench_lite.evaluation.settings import Settings
 
 EPS = 8 / 255
 QUICK = rbl.PGD(steps=2)
@@ -83,6 +84,13 @@ def test_the_report_has_the_images_that_were_judged(report):
         found.adversarial("pgd20")
 
 
+def test_images_of_several_parts_come_back_in_their_places(net, pair):
+    whole = rbl.evaluate(net, pair, QUICK, eps=EPS)
+    parts = rbl.evaluate(net, pair, QUICK, eps=EPS, settings=Settings(chunk_size=3))
+    (name,) = whole.attacks
+    assert torch.equal(parts.adversarial(name), whole.adversarial(name))
+
+
 def test_a_small_evidence_gives_the_broken_images(pair):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(60, 5))
@@ -145,6 +153,13 @@ def test_every_kind_of_data_is_the_same_data(net, pair):
     assert first.robust_accuracy.n == 3
 
 
+def test_no_more_batches_are_taken_than_asked_for(net, pair):
+    x, y = pair
+    left = iter([(x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:6], y[4:6])])
+    assert rbl.evaluate(net, left, QUICK, eps=EPS, n=4).robust_accuracy.n == 4
+    assert torch.equal(next(left, (None,))[0], x[4:6])
+
+
 def test_pictures_are_hashed_as_bytes(pair):
     x, y = pair
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 5))
@@ -186,6 +201,10 @@ def test_options_of_named_data_are_refused_with_other_data(net, pair, given):
         ("cifar", "cifar10"),
         ([torch.zeros(2, 1, 4, 4)] * 3, "wrap it so that it gives pairs"),
         ([], "holds no images"),
+        ([(torch.zeros(1, 4, 4).byte(), 0), (torch.zeros(1, 4, 4), 0)] * 2, "give all of one type"),
+        ((torch.rand(2, 2, 6, 5).to_sparse(), torch.zeros(2).long()), "give a dense tensor"),
+        ((torch.rand(2, 2, 6, 5, device="meta"), torch.zeros(2).long()), "meta device; give a"),
+        ((torch.full((2, 2, 6, 5), 1 + 1e-7), torch.zeros(2).long()), r"1.0000001\].*clamp them"),
         ({"x": torch.zeros(2, 1, 4, 4)}, "data: a dict is no pair"),
         ([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0), (torch.zeros(1, 4, 4), 0)], "size"),
         ((torch.rand(4, 2, 6, 5) * 255, torch.zeros(4).long()), "divide by 255"),
@@ -208,11 +227,39 @@ def test_what_is_no_data_is_refused_in_one_line(net, data, message):
         ({"protocol": load_protocol("linf_quick", eps="0.1"), "eps": EPS}, "is not that of the"),
         ({"protocol": "linf_quick", "eps": 8}, r"did you mean 8/255\?"),
         ({"protocol": "linf_quick", "eps": EPS, "device": "tpu"}, "device 'tpu' is unknown"),
+        ({"protocol": QUICK, "eps": EPS, "n": 0}, "n=0 must be at least 1"),
+        ({"protocol": QUICK, "eps": EPS, "n": 1.5}, "n=1.5 is a float"),
+        ({"protocol": QUICK, "eps": EPS, "seed": True}, "seed=True is a bool"),
+        ({"protocol": QUICK, "eps": EPS, "seed": "a"}, "seed='a' is a str"),
+        ({"protocol": QUICK, "eps": EPS, "batch_size": "4"}, "batch_size='4' is a str"),
     ],
 )
 def test_wrong_terms_are_refused_in_one_line(net, pair, given, message):
     with pytest.raises(InputError, match=message):
         rbl.evaluate(net, pair, **given)
+
+
+def test_an_out_that_is_a_file_is_one_line(net, pair, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file is a file and no result folder"):
+        rbl.evaluate(net, pair, QUICK, eps=EPS, out=tmp_path / "file")
+
+
+class Scaled(nn.Module):
+    def __init__(self, network, scale):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, x):
+        return self.network(x) * self.scale
+
+
+def test_a_network_with_another_attribute_does_not_take_over_a_result(net, pair, tmp_path):
+    kept = rbl.evaluate(Scaled(net, 1.0), pair, QUICK, eps=EPS, out=tmp_path)
+    again = rbl.evaluate(Scaled(net, 1.0), pair, QUICK, eps=EPS, out=tmp_path)
+    assert again.clean_accuracy == kept.clean_accuracy == 5 / 7
+    with pytest.raises(InputError, match="holds another evaluation: .*hash"):
+        rbl.evaluate(Scaled(net, -1.0), pair, QUICK, eps=EPS, out=tmp_path)
 
 
 def test_a_folder_is_resumed_and_is_what_the_command_line_makes(net, pair, tmp_path):

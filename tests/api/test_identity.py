@@ -84,6 +84,61 @@ def test_an_object_that_is_called_counts_with_its_network():
     assert pieces_of(Callable(first).__call__)[-1] is first
 
 
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return x.flatten(1) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Scaled(1.0), Scaled(-1.0)),
+        (Scaled({"factors": [1, 2]}), Scaled({"factors": [1, 3]})),
+        (Scaled({"a": 1}), Scaled({"b": 1})),
+        (Scaled({1, 2}), Scaled({1, 3})),
+        (Scaled(torch.ones(2)), Scaled(torch.zeros(2))),
+        (Scaled(lambda x: x + 1), Scaled(lambda x: x + 2)),
+        (Scaled(nn.functional.relu), Scaled(nn.functional.tanh)),
+        (Scaled(torch.relu), Scaled(torch.tanh)),
+        (nn.Sequential(nn.MaxPool2d(2)), nn.Sequential(nn.MaxPool2d(3))),
+        (nn.Flatten(), nn.Flatten(2)),
+    ],
+)
+def test_what_a_module_holds_beside_tensors_counts(one, other):
+    assert network_hash(one, []) == network_hash(one, []) != network_hash(other, [])
+
+
+def test_hooks_count_and_modes_do_not():
+    net = nn.Sequential(nn.Flatten())
+    before = network_hash(net.train(), [])
+    assert network_hash(net.eval(), []) == before
+    net.register_forward_hook(lambda module, given, found: -found)
+    assert network_hash(net, []) != before
+
+
+class Holder:
+    """No module and no callable: it only has a method that computes logits."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def logits(self, x):
+        return self.network(x)
+
+
+def test_the_network_behind_a_method_counts():
+    first, second = nn.Linear(4, 2), nn.Linear(4, 2)
+    assert [*FunctionNetwork(Holder(first).logits, pieces_of(Holder(first).logits)).parts] == [
+        first
+    ]
+    assert of_function(Holder(first).logits) == of_function(Holder(first).logits)
+    assert of_function(Holder(first).logits) != of_function(Holder(second).logits)
+
+
 def test_a_function_is_not_copied_with_its_network():
     import copy
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -255,6 +256,16 @@ def test_torchscript_can_be_attacked_as_any_network(how: str, tmp_path: Path) ->
     assert len(list(network.buffers())) == (0 if how == "frozen" else 9)
 
 
+def test_torchscript_of_the_same_weights_and_other_code_is_another_network(tmp_path: Path) -> None:
+    hashes = set()
+    for active in (nn.ReLU(), nn.Tanh()):
+        layers = [*network()]
+        model = nn.Sequential(*layers[:2], active, *layers[3:]).eval()
+        torch.jit.trace(model, X).save(str(tmp_path / "net.pt"))
+        hashes.add(resolve(f"torchscript:{tmp_path / 'net.pt'}", allow_code=True).hash)
+    assert len(hashes) == 2
+
+
 def test_what_is_no_torchscript_is_one_line(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "net.pt")
     with pytest.raises(InputError, match="is no TorchScript archive"):
@@ -348,6 +359,22 @@ def test_onnx_with_a_fixed_batch_size_takes_any(
     absent(monkeypatch, "onnx2torch")
     loaded = resolve(f"onnx:{write_onnx(tmp_path / 'two.onnx', batch=2)}")
     assert torch.allclose(loaded.model(X), network()(X), atol=1e-5)
+
+
+def test_onnx_weights_in_a_file_beside_it_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    absent(monkeypatch, "onnx2torch")
+    whole = onnx.load(str(write_onnx(tmp_path / "net.onnx", batch="batch")))
+    beside = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
+    onnx.save(whole, str(tmp_path / "net.onnx"), **beside)
+    first = resolve(f"onnx:{tmp_path / 'net.onnx'}").hash
+    assert resolve(f"onnx:{tmp_path / 'net.onnx'}").hash == first
+    data = tmp_path / "net.data"
+    data.write_bytes((np.frombuffer(data.read_bytes(), np.float32) * 2).tobytes())
+    assert resolve(f"onnx:{tmp_path / 'net.onnx'}").hash != first
 
 
 def test_what_is_no_onnx_is_one_line(tmp_path: Path) -> None:

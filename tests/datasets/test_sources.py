@@ -128,7 +128,7 @@ def test_sixteen_bits_become_float32(tmp_path, load):
     assert 0 <= small.images.min() <= small.images.max() <= 1
 
 
-def test_image_size_scales_and_cuts_out_the_middle(tmp_path, load):
+def test_image_size_scales_and_cuts_out_the_middle(tmp_path, load, refused):
     for i, (name, size) in enumerate([("a", (8, 8)), ("a", (12, 20)), ("b", (31, 9))]):
         save(tmp_path / "mixed" / name / f"{i}.png", pixels(*size))
     split = load(f"folder:{tmp_path}/mixed", image_size="8")
@@ -139,6 +139,8 @@ def test_image_size_scales_and_cuts_out_the_middle(tmp_path, load):
     wide = load(f"folder:{tmp_path}/mixed", image_size="6x10")
     assert tuple(wide.images.shape) == (3, 3, 6, 10)
     assert wide.content_hash != split.content_hash
+    # What was decoded with a size is not what is there without one.
+    assert "give --image-size N" in refused(f"folder:{tmp_path}/mixed")
 
 
 def test_covering_is_that_of_torchvision_for_squares():
@@ -280,6 +282,9 @@ def test_parquet_names_and_splits(tmp_path, load, refused):
     make_parquet(tmp_path / "b" / "images.parquet", images, [0, 1], "labels", CLASSES)
     split = load(f"parquet:{tmp_path}/b")
     assert (split.class_names, split.num_classes) == (CLASSES, 4)
+    (tmp_path / "order.txt").write_text("\n".join(reversed(CLASSES)))
+    turned = load(f"parquet:{tmp_path}/b", classes=str(tmp_path / "order.txt"))
+    assert (split.labels.tolist(), turned.labels.tolist()) == ([0, 1], [3, 2])
     make_parquet(tmp_path / "c" / "validation-0.parquet", images, [0, 4], "label", CLASSES)
     assert "row 1 has label 4" in refused(f"parquet:{tmp_path}/c")
     make_parquet(tmp_path / "d" / "test-0.parquet", images, [0, 1], "kind")
@@ -327,6 +332,7 @@ def test_floats_of_an_npz_stay_floats(tmp_path, load, refused):
         ({"x": X.astype(np.int64), "y": Y}, "x is int64"),
         ({"x": X[0, 0], "y": Y}, r"x has shape \(8, 6\)"),
         ({"x": X[:, :, :, :3], "y": Y}, "channels first or last"),
+        ({"x": X[:, :, :, :1], "y": Y}, "channels first or last"),
         ({"x": X, "y": Y - 1}, "label -1; labels count from 0"),
         ({"x": X, "y": np.eye(4)[Y]}, r"y is float64 \(5, 4\): of one-hot rows"),
         ({"x": X, "y": Y.astype(float)}, "need integers"),
@@ -412,3 +418,12 @@ def test_batches_of_a_loader_have_their_channels_first():
 def test_every_path_is_shown_by_its_name_alone(tmp_path, load):
     np.savez(tmp_path / "own.npz", x=X, y=Y)
     assert load(f"npz:{Path(tmp_path)}/./own.npz").name == "npz:own.npz"
+
+
+def test_a_split_of_a_factory_is_hashed_and_checked_whatever_it_says():
+    images, labels = torch.from_numpy(X), torch.from_numpy(Y)
+    claimed = Split("cifar10", "test", images, labels, 10, whole_hash="sha256:of-others")
+    assert own_split(claimed, "mine", "test", None).content_hash == content_hash(X, Y)
+    wrong = Split("mine", "test", images, labels + 9, 10, is_subset=True)
+    with pytest.raises(InputError, match="has label 10, but there are 10 classes"):
+        own_split(wrong, "mine", "test", None)

@@ -11,8 +11,9 @@ from robustbench_lite.attacks.targets import choose_targets
 from robustbench_lite.checkpoints.model_source import resolve_model
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
+from robustbench_lite.evaluation import evaluate as evaluate_module
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
-from robustbench_lite.evaluation.evidence import decompress
+from robustbench_lite.evaluation.evidence import compress, decompress
 from robustbench_lite.evaluation.flags.outcome_checks import outcome_checks
 from robustbench_lite.evaluation.flags.thresholds import Check, NetworkChecks
 from robustbench_lite.evaluation.ledger import COLUMNS, Ledger, read_header
@@ -110,6 +111,24 @@ def test_evidence_of_broken_images_still_hits_the_target(source, digits, protoco
     assert len(rows) > 0
     aims = torch.tensor(ledger.read_targets("apgd_random", 0))[rows]
     assert torch.equal(source.model(images).argmax(dim=1), aims)
+
+
+def test_rounded_images_are_judged_by_the_same_targets(
+    source, digits, protocol, tmp_path, monkeypatch
+):
+    aims = []
+
+    def watched(*given, target_labels, **options):
+        aims.append(target_labels.tolist())
+        return compress(*given, target_labels=target_labels, **options)
+
+    monkeypatch.setattr(evaluate_module, "compress", watched)
+    run(source, digits, protocol, tmp_path / "r", evidence="int8")
+    ledger = Ledger(tmp_path / "r", read_header(tmp_path / "r"))
+    assert aims
+    assert aims[: len(protocol.attacks)] == [
+        ledger.read_targets(spec.name, 0) for spec in protocol.attacks
+    ]
 
 
 def test_an_untargeted_result_says_nothing_of_targets_and_shares_no_rank(

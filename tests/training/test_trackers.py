@@ -92,6 +92,7 @@ def test_a_teachers_epochs_are_not_the_runs(tmp_path, monkeypatch):
     run, recipe = FakeRun(), load_recipe("digits_pgd_at")
     monkeypatch.setitem(sys.modules, "wandb", fake_module("wandb", run))
     log = RunLog(tmp_path, recipe, ["wandb"])
+    write_metrics(tmp_path, ROWS[:1])
     log(types.SimpleNamespace(recipe="teacher", metrics=ROWS[0]))
     assert run.logged == []
 

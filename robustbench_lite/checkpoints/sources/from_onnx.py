@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -93,15 +94,19 @@ def load(spec: str) -> SourceNetwork:
     onnx = optional_package("onnx", wanted_by="onnx:")
     try:
         graph = onnx.load(str(path))
+        alone = onnx.load(str(path), load_external_data=False).SerializeToString()
     except Exception as error:  # protobuf's own, by a name that changes
         raise InputError(f"{path} is no ONNX file: {described(error)}") from error
     parameters = sum(int(np.prod(each.dims)) for each in graph.graph.initializer)
-    plain = OnnxNetwork(graph.SerializeToString())
+    content = graph.SerializeToString()
+    plain = OnnxNetwork(content)
     shape = plain.shape[1:]
     fixed = [size for size in shape if size is not None]
     image_shape = (fixed[0], fixed[1], fixed[2]) if len(fixed) == len(shape) == 3 else None
     converted = _converted(graph, plain, image_shape)
     identity = {"file": file_sha256(path), "gradients": converted is not None}
+    if content != alone:  # weights in a file beside it
+        identity["content"] = hashlib.sha256(content).hexdigest()
     return SourceNetwork(
         path.name,
         converted or plain,
