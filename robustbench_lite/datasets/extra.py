@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_lite.core.errors import InputError
-from robustbench_lite.datasets.arrays import Arrays, check_arrays, content_hash_of_parts
+from robustbench_lite.datasets.arrays import Arrays, Pixels, check_arrays, content_hash_of_parts
 from robustbench_lite.datasets.loading import cache_folder
 from robustbench_lite.datasets.readers.mapped_npz import map_array
 from robustbench_lite.datasets.readers.npz import NPZ_KEYS, as_labels, one_line_errors
@@ -31,7 +31,7 @@ class ExtraImages:
             they are spread over parts.
     """
 
-    parts: Sequence[NDArray[np.uint8]]
+    parts: Sequence[Pixels]
     labels: NDArray[np.int64]
     content_hash: str
 
