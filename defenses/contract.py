@@ -23,10 +23,11 @@ class Batch:
     Args:
         x: augmented images (B, C, H, W), float32 in [0, 1].
         y: labels (B,), int64.
-        ids: places in the training set (B,), int64: with the seed they fix crafting's draws.
+        ids: places in the training set (B,), int64: with the seed they fix crafting's draws. Those
+            of extra images come after all others.
         epoch: from 1.
         seed: differs from epoch to epoch.
-        class_counts: training images of each class (K,), int64.
+        class_counts: training images of each class (K,), int64, without extra images.
         label_loss: the recipe's loss on labels.
         outliers: augmented outliers (M, C, H, W) like `x`, where the defense asks for them.
         carried: what `Defense.carry` gave after the step before; empty in the first step of a run.

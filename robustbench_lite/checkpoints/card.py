@@ -94,6 +94,15 @@ class Card(Record, frozen=True, kw_only=True):
         if clash:
             raise InputError(f"architecture_kwargs may not hold {', '.join(clash)}")
 
+    @property
+    def saw_extra_data(self) -> bool | None:
+        """Whether it was trained on other images than its data set's; None without a recipe, when
+        nobody has said. A recipe names extra images as `data.extra`."""
+        if not self.recipe:
+            return None
+        data = self.recipe.get("data")
+        return isinstance(data, dict) and bool(data.get("extra"))
+
 
 def card_text(card: Card, weights_sha256: str) -> str:
     """The card as JSON, in the order of its fields, with the hash of its weights and a checksum.

@@ -66,7 +66,7 @@ def _facts(card: Card) -> dict[str, str]:
         "architecture": f"{card.architecture}, {card.parameters:,} parameters",
         "images": f"{card.in_channels} x {height} x {width}, {card.num_classes} classes",
         "mean, std": "none" if card.mean is None else f"{card.mean}, {card.std}",
-        "training data": card.dataset,
+        "training data": card.dataset + (" and extra images" if card.saw_extra_data else ""),
         "selection": card.selection,
         **{f"{name}, at training": f"{value:.6g}" for name, value in card.metrics.items()},
         "notes": card.notes,

@@ -140,8 +140,7 @@ def resolve_model(
         parameters=card.parameters,
         defense=card.defense,
         architecture=card.architecture,
-        # A recipe trains on its data set alone; of other networks nobody has said.
-        extra_data=False if card.recipe else None,
+        extra_data=card.saw_extra_data,
         selection=card.selection,
         trained_on=card.dataset_hash,
         image_shape=(card.in_channels, *card.image_size),

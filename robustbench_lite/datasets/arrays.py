@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.info import DatasetInfo
 
+_BLOCK = 4096  # images
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
@@ -36,10 +38,17 @@ def content_hash(images: Pixels, labels: NDArray[np.int64]) -> str:
     Returns:
         `"sha256:"` and 64 hexadecimal digits.
     """
-    shape = " ".join(str(size) for size in images.shape)
-    kind, word = ("<f4", " float32") if images.dtype == np.float32 else ("u1", "")
+    return content_hash_of_parts([images], labels)
+
+
+def content_hash_of_parts(parts: Sequence[Pixels], labels: NDArray[np.int64]) -> str:
+    """The `content_hash` of images that lie in several arrays, one after the other."""
+    shape = " ".join(str(size) for size in (sum(map(len, parts)), *parts[0].shape[1:]))
+    kind, word = ("<f4", " float32") if parts[0].dtype == np.float32 else ("u1", "")
     digest = hashlib.sha256(f"robustbench_lite split v1 {shape}{word}\n".encode("ascii"))
-    digest.update(np.ascontiguousarray(images, dtype=kind).data)
+    for part in parts:
+        for begin in range(0, len(part), _BLOCK):  # a mapped file is never in memory as a whole
+            digest.update(np.ascontiguousarray(part[begin : begin + _BLOCK], dtype=kind).data)
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
     return f"sha256:{digest.hexdigest()}"
 

@@ -112,12 +112,15 @@ def eval_results_text(result: Result, hub_dataset: str | None) -> str:
     Raises:
         InputError: without an id of the data set on the Hub.
     """
-    dataset = hub_dataset or HUB_DATASETS.get(result.dataset.name)
+    usual = HUB_DATASETS.get(result.dataset.name) if result.dataset.canonical else None
+    dataset = hub_dataset or usual
     if dataset is None:
-        raise InputError(
-            f"data set {result.dataset.name!r} has no usual place on the Hub: give --hub-dataset "
-            "OWNER/NAME"
+        why = (
+            "has no usual place on the Hub"
+            if result.dataset.name not in HUB_DATASETS
+            else "has other pixels than the one of that name on the Hub"
         )
+        raise InputError(f"data set {result.dataset.name!r} {why}: give --hub-dataset OWNER/NAME")
     protocol = result.protocol
     robust = f"all attacks of {protocol.id} ({protocol.norm}, eps {protocol.eps})"
     entries = (

@@ -25,7 +25,7 @@ url = ""
 [training]
 defense = {defense}
 data = {data}
-extra_data = false  # true when anything but the data set's training split was used
+extra_data = {extra_data}  # true when anything but the data set's training split was used
 
 {network}
 [threat]
@@ -85,7 +85,7 @@ def new_submission(out: Path, name: str, *, checkpoint: Path | None) -> Path:
     fill = {"name": toml_value(name), "todo": PLACEHOLDER}
     if card is None:
         fill |= {"defense": toml_value(PLACEHOLDER), "data": toml_value(PLACEHOLDER)}
-        fill |= {"dataset": toml_value(PLACEHOLDER)}
+        fill |= {"dataset": toml_value(PLACEHOLDER), "extra_data": "false"}
         network = _NETWORK.format(code=CODE, weights=WEIGHTS, todo=PLACEHOLDER)
         write_text(out / CODE, _CODE.format(todo=PLACEHOLDER))
     else:
@@ -95,6 +95,7 @@ def new_submission(out: Path, name: str, *, checkpoint: Path | None) -> Path:
         fill |= {
             "data": toml_value(f"{card.dataset}, training split"),
             "dataset": toml_value(card.dataset),
+            "extra_data": toml_value(bool(card.saw_extra_data)),
         }
         network = _network_of(card, file_hash(out / WEIGHTS))
     write_text(out / FILE, _MANIFEST.format(**fill, network=network))

@@ -1,8 +1,11 @@
-"""What a run trains on: the training examples, their order and augmentation, the outliers."""
+"""What a run trains on: the training examples, their order and augmentation, extra images and
+outliers."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +16,7 @@ from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.random_numbers import fold_seed
 from robustbench_lite.datasets import Split, hold_out, pad_crop_flip, rotate
 from robustbench_lite.datasets.arrays import content_hash
+from robustbench_lite.datasets.extra import ExtraImages, load_extra
 from robustbench_lite.datasets.imbalance import Balanced
 from robustbench_lite.datasets.outliers.sources import load_outliers
 from robustbench_lite.datasets.splits import hold_out_beside
@@ -28,13 +32,23 @@ class TrainingData:
     first, and its held-out examples come from what it left over, so that no class has more than a
     fifth of its images held out. Outliers made from inliers are made from what is trained on.
 
+    With extra images a batch is drawn as in the code of Wang et al. 2023 (arXiv:2302.04638), which
+    is Rade's of Rebuffi et al. 2021 (arXiv:2103.01946): int(extra_fraction * batch_size) extra
+    images, drawn with replacement, beside own ones, shuffled in each pass; the last batch of a pass
+    is filled up with extra ones. An epoch has as many batches as the whole training split fills
+    (held-out images counted in), so its own images are seen less than once.
+
     Args:
         recipe: sections `data`, `imbalance`, `training`, `label_loss`, and the defense are read.
         data: the whole training split.
         device: where.
 
+    Attributes:
+        recipe: the recipe, which states the content hash of the extra images.
+
     Raises:
-        InputError: for a class or a source of outliers that cannot supply its images.
+        InputError: for a class or a source of outliers that cannot supply its images, or extra
+            images that do not fit.
     """
 
     def __init__(self, recipe: Recipe, data: Split, device: torch.device) -> None:
@@ -55,6 +69,10 @@ class TrainingData:
             self.outliers = load_outliers(
                 source.source, self.data, count=source.count, seed=source.seed
             )
+        self.extra: ExtraImages | None = None
+        if recipe.data.extra:
+            self.extra = load_extra(recipe.data.extra, data)
+            self.recipe = _with_hash(recipe, self.extra.content_hash)
         self.slices = _slices(len(self.data), recipe.training.batch_size)
         if not self.slices:
             raise InputError(
@@ -73,29 +91,68 @@ class TrainingData:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return len(self.slices)
+        if self.extra is None:
+            return len(self.slices)
+        whole = len(self.data) + len(self.validation)
+        return math.ceil(whole / self.recipe.training.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch (from 1); every draw is a function of seed and epoch."""
         seed = fold_seed(self.recipe.training.seed, "epoch", epoch)
         generator = torch.Generator(self.device).manual_seed(seed % 2**63)
-        order = torch.randperm(len(self.data), generator=generator, device=self.device)
+        extra_generator = torch.Generator().manual_seed(fold_seed(seed, "extra") % 2**63)
         outlier_rows = self._outlier_rows(generator)
-        for rows in self.slices:
-            places, others = order[rows], next(outlier_rows)
+        for places in self._own_rows(generator):
+            others = next(outlier_rows)
             outliers = None
             if self.outliers is not None and others is not None:
                 outliers = self._augmented(self.outliers[others], generator)
+            images, y, ids = self.data.images[places], self.data.labels[places], places
+            if self.extra is not None:
+                images, y, ids = self._filled_up(images, y, ids, self.extra, extra_generator)
             yield Batch(
-                x=self._augmented(self.data.images[places], generator),
-                y=self.data.labels[places],
-                ids=places,
+                x=self._augmented(images, generator),
+                y=y,
+                ids=ids,
                 epoch=epoch,
                 seed=seed,
                 class_counts=self.class_counts,
                 label_loss=self.recipe.label_loss,
                 outliers=outliers,
             )
+
+    def _own_rows(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Rows of own images, those of one batch at a time; shuffled in each pass over them."""
+
+        def shuffled() -> Tensor:
+            return torch.randperm(len(self.data), generator=generator, device=self.device)
+
+        if self.extra is None:
+            order = shuffled()
+            yield from (order[rows] for rows in self.slices)
+            return
+        size = self.recipe.training.batch_size
+        own = size - self.recipe.data.extra_images(size)
+        passes = (torch.split(shuffled(), own) for _ in itertools.count())
+        yield from itertools.islice(itertools.chain.from_iterable(passes), len(self))
+
+    def _filled_up(
+        self,
+        images: Tensor,
+        y: Tensor,
+        ids: Tensor,
+        extra: ExtraImages,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Own images with extra ones after them, so that the batch is full. The rows are drawn on
+        the CPU, where the file is; their ids follow those of the own images."""
+        missing = self.recipe.training.batch_size - len(ids)
+        rows = torch.randint(len(extra), (missing,), generator=generator)
+        drawn = (*extra.rows(rows), rows + len(self.data))
+        moved = (part.to(self.device, non_blocking=True) for part in drawn)
+        own = (images, y, ids)
+        images, y, ids = (torch.cat(pair) for pair in zip(own, moved, strict=True))
+        return images, y, ids
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         section = self.recipe.data
@@ -123,6 +180,16 @@ class TrainingData:
         block = torch.arange(source.batch_size, device=self.device)
         for batch in itertools.count():
             yield (begin + batch * source.batch_size + block) % n
+
+
+def _with_hash(recipe: Recipe, found: str) -> Recipe:
+    """The recipe with the content hash of its extra images, which must be the one it states."""
+    if recipe.data.extra_hash not in ("", found):
+        raise InputError(
+            f"data.extra {recipe.data.extra} has content hash {found}, but data.extra_hash is "
+            f"{recipe.data.extra_hash}: it is another file; get the right one, or leave the key out"
+        )
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, extra_hash=found))
 
 
 def _slices(n: int, size: int) -> list[slice]:

@@ -99,6 +99,7 @@ def _train(
     progress: Callable[[TrainingProgress], None] | None,
 ) -> Path:
     training_data = TrainingData(recipe, data, device)
+    recipe = training_data.recipe
     facts = {}
     if outliers_hash := training_data.outliers_hash:
         facts["outliers_hash"] = outliers_hash

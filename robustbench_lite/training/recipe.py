@@ -44,7 +44,9 @@ class DataSection:
     """Args: name: of the data set; validation: examples held out of train for selection;
     crop_padding: random crop after padding by this many pixels (0 is none); flip: mirror half.
     May be left out: padding_mode: what lies outside the image, `"zeros"` or `"reflect"`;
-    rotation: after crop and flip, by up to this many degrees either way."""
+    rotation: after crop and flip, by up to this many degrees either way; extra: an .npz of further
+    training images, or a pattern of several; extra_fraction: their share of each batch; extra_hash:
+    their content hash, which they must then have (a checkpoint's card always states it)."""
 
     name: str
     validation: Positive
@@ -52,6 +54,13 @@ class DataSection:
     flip: bool
     padding_mode: Literal["zeros", "reflect"] = "zeros"
     rotation: Annotated[float, Meta(ge=0, le=180)] = 0.0
+    extra: str = ""
+    extra_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    extra_hash: Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?\Z")] = ""
+
+    def extra_images(self, batch_size: int) -> int:
+        """How many images of a batch are extra ones, rounded down as in the authors' code."""
+        return int(batch_size * self.extra_fraction)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def check_values(recipe: Recipe, origin: Origin) -> None:
         raise InputError(f"recipe {origin.of(*keys)}: {message}")
 
     _check_label_loss(recipe, refuse)
+    _check_extra(recipe, refuse)
     training, validation, optimizer = recipe.training, recipe.validation, recipe.optimizer
     try:
         ThreatModel(validation.norm, validation.eps)
@@ -44,6 +45,26 @@ def check_values(recipe: Recipe, origin: Origin) -> None:
     if optimizer.nesterov and optimizer.momentum == 0.0:
         keys = ("optimizer.nesterov", "optimizer.momentum")
         refuse("optimizer.nesterov needs a momentum above 0", *keys)
+
+
+def _check_extra(recipe: Recipe, refuse: Callable[..., NoReturn]) -> None:
+    """Extra images: a file, and at least one of them in each batch."""
+    data, batch_size = recipe.data, recipe.training.batch_size
+    if not data.extra and (data.extra_fraction or data.extra_hash):
+        key = "extra_fraction" if data.extra_fraction else "extra_hash"
+        refuse(f"data.{key} is given without data.extra, the .npz of extra images", f"data.{key}")
+    if data.extra and not data.extra_images(batch_size):
+        refuse(
+            f"data.extra_fraction={data.extra_fraction} gives no extra image in a batch of "
+            f"{batch_size}: set it to their share of each batch, such as 0.7",
+            *("data.extra_fraction", "data.extra"),
+        )
+    if data.extra and recipe.chosen["imbalance"] != "none":
+        refuse(
+            f"data.extra with imbalance.name={recipe.chosen['imbalance']!r}: extra images would "
+            "change the numbers of the classes; leave one of them out",
+            *("data.extra", "imbalance.name"),
+        )
 
 
 def _check_label_loss(recipe: Recipe, refuse: Callable[..., NoReturn]) -> None:

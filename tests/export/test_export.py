@@ -211,6 +211,13 @@ def test_a_data_set_without_a_place_on_the_hub_needs_one(result: Result) -> None
         eval_results_text(result, None)
 
 
+def test_other_pixels_under_a_known_name_need_a_place_too(of_cifar10: Result) -> None:
+    own = replace(of_cifar10, dataset=replace(of_cifar10.dataset, canonical=False))
+    with pytest.raises(InputError, match="'cifar10' has other pixels than the one of that name"):
+        eval_results_text(own, None)
+    assert "me/mine" in eval_results_text(own, "me/mine")
+
+
 def test_hugging_face_reads_the_results(result: Result, of_cifar10: Result) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     yaml = pytest.importorskip("yaml", reason="comes with huggingface_hub")

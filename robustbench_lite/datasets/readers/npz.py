@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from robustbench_lite.core.describe_diff import first_line
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets.arrays import Arrays, Pixels
 
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError)
-_KEYS = (("x", "y"), ("images", "labels"), ("image", "label"))
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError)
+NPZ_KEYS = (("x", "y"), ("images", "labels"), ("image", "label"))
 _LARGE, _MOST_RATIO = 1 << 30, 100  # a member of over 1 GiB that shrank to under 1 % is a bomb
 
 
@@ -38,13 +40,22 @@ def read_npz(path: Path, split: str) -> Arrays:
 
 def read_arrays(path: Path, names: tuple[str, str] | None = None, *, split: str = "") -> Arrays:
     """The arrays called `names`, else those of a split; see `read_npz`."""
+    with one_line_errors(path), np.load(path, allow_pickle=False) as stored:
+        names = names or _names(list(stored.files), split, path)
+        images, labels = (stored[name] for name in names)
+    x, y = (f"{path}: {name}" for name in names)
+    return Arrays(as_images(images, x), as_labels(labels, y))
+
+
+@contextmanager
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with an .npz in the block becomes an InputError of one line; what is no
+    .npz, or unpacks to far more than it is, is refused before."""
     try:
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path} is no .npz; save both arrays with np.savez(path, x=x, y=y)")
         _refuse_bombs(path)
-        with np.load(path, allow_pickle=False) as stored:
-            names = names or _names(list(stored.files), split, path)
-            images, labels = (stored[name] for name in names)
+        yield
     except InputError:
         raise
     except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
@@ -52,8 +63,6 @@ def read_arrays(path: Path, names: tuple[str, str] | None = None, *, split: str 
         if "pickle" in str(error).lower() or "Object arrays" in str(error):
             why = "it holds pickled objects, which could run code: save plain arrays with np.savez"
         raise InputError(f"{path} cannot be read: {why}") from error
-    x, y = (f"{path}: {name}" for name in names)
-    return Arrays(as_images(images, x), as_labels(labels, y))
 
 
 def as_images(images: NDArray[Any], what: str) -> Pixels:
@@ -108,7 +117,7 @@ def _names(there: list[str], split: str, path: Path) -> tuple[str, str]:
     ours = (f"x_{split}", f"y_{split}")
     if set(ours) <= set(there):
         return ours
-    for pair in _KEYS:
+    for pair in NPZ_KEYS:
         if set(pair) <= set(there) and split == "test":
             return pair
     shown = ", ".join(there[:6]) or "no array"
