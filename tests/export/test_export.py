@@ -212,8 +212,8 @@ def test_a_data_set_without_a_place_on_the_hub_needs_one(result: Result) -> None
 
 
 def test_other_pixels_under_a_known_name_need_a_place_too(of_cifar10: Result) -> None:
-    own = replace(of_cifar10, dataset=replace(of_cifar10.dataset, canonical=False))
-    with pytest.raises(InputError, match="'cifar10' has other pixels than the one of that name"):
+    own = replace(of_cifar10, dataset=structs.replace(of_cifar10.dataset, canonical=False))
+    with pytest.raises(InputError, match="'cifar10' has other pixels than"):
         eval_results_text(own, None)
     assert "me/mine" in eval_results_text(own, "me/mine")
 
