@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from robustbench_lite.cli import build_parser, main
-from robustbench_lite.cli.several import one_by_one
+from robustbench_lite.cli.several import finish_each, one_by_one
+from robustbench_lite.core.errors import InputError
 
 NETWORKS = """
 import torch
@@ -115,6 +117,23 @@ def test_an_error_in_one_is_a_line_and_the_others_are_finished(capsys):
     assert "no weights here" in broken
     assert results() == [("n.py:first", "2/255"), ("n.py:first", "4/255")]
     assert "curve: results/n.py_first/curve-" in captured.out
+
+
+@pytest.mark.parametrize(("alone", "done"), [(True, 2), (False, 0)])
+def test_with_other_workers_the_first_error_ends_the_call(alone, done):
+    """They would wait for a result that does not come."""
+    arguments = build_parser().parse_args(["evaluate", "gone", "a", "b", "--eps", "0.1"])
+    seen = []
+
+    def evaluate(job):
+        if job.checkpoint == "gone":
+            raise InputError("no checkpoint folder gone")
+        seen.append(job.checkpoint)
+        return Path(job.checkpoint)
+
+    with nullcontext() if alone else pytest.raises(InputError, match="no checkpoint folder gone"):
+        finish_each(one_by_one(arguments), evaluate, lambda line: None, alone=alone)
+    assert len(seen) == done
 
 
 @pytest.mark.parametrize(
