@@ -32,7 +32,8 @@ from robustbench_lite.core.errors import DamagedFileError, InputError, ResultErr
 from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.evaluation.flags.thresholds import read_measured
-from robustbench_lite.evaluation.ledger import Ledger, open_ledger, read_header
+from robustbench_lite.evaluation.header import read_header
+from robustbench_lite.evaluation.ledger import Ledger, open_ledger
 from robustbench_lite.leaderboard.plots.training_curves import load_run
 from robustbench_lite.leaderboard.results.load import load_result
 from robustbench_lite.leaderboard.statistics.per_class import load_per_class

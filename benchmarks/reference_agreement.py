@@ -16,7 +16,8 @@ from pyautoattack import AutoAttack
 from robustbench_lite import load_split, resolve_model
 from robustbench_lite.attacks.threat_model import parse_eps
 from robustbench_lite.core.numerics import deterministic, plain_numerics
-from robustbench_lite.evaluation.ledger import Ledger, read_header
+from robustbench_lite.evaluation.header import read_header
+from robustbench_lite.evaluation.ledger import Ledger
 
 
 def main() -> None:

@@ -112,6 +112,7 @@ def pgd(
         clean_logits = _forward(model, x) if loss == "kl" else None
 
         def score(x_adv: Tensor, step: int) -> _Scored:
+            """Losses of an iterate, with a graph, and which rows are a success."""
             logits = _full_precision(model(x_adv))
             if target is None:
                 values = attack_loss(loss, logits, y, clean_logits=clean_logits, kappa=kappa)

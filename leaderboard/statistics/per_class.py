@@ -224,6 +224,7 @@ def per_class(
     """
 
     def set_of(chosen: Sequence[int]) -> ClassSet | None:
+        """These classes together; None where no example is of any."""
         present = tuple(label for label in chosen if (labels == label).any())
         if not present:
             return None

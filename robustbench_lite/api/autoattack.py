@@ -150,7 +150,8 @@ class AutoAttack:
         self.apgd_targeted = ApgdSettings(
             n_restarts=1, use_largereps=staged, n_target_classes=5 if staged else 9
         )
-        self.fab, self.square = FabSettings(), SquareSettings()
+        self.fab = FabSettings(n_restarts=1 if version == "standard" else 5)
+        self.square = SquareSettings()
 
     def run_standard_evaluation(
         self,

@@ -55,6 +55,7 @@ def pieces_of(function: object) -> list[object]:
     seen: dict[int, object] = {}  # kept alive: the id of a thing that is gone is given again
 
     def walk(piece: object) -> None:
+        """Note a piece, and what it refers to."""
         if id(piece) in seen:
             return
         seen[id(piece)] = piece

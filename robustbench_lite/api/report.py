@@ -16,7 +16,8 @@ from robustbench_lite.core.storage import read_sealed_json
 from robustbench_lite.core.stored_table import read_table
 from robustbench_lite.datasets import Split
 from robustbench_lite.evaluation.evidence import decompress
-from robustbench_lite.evaluation.ledger import Ledger, read_header
+from robustbench_lite.evaluation.header import read_header
+from robustbench_lite.evaluation.ledger import Ledger
 from robustbench_lite.leaderboard.plots.attack_bars import attack_bars
 from robustbench_lite.leaderboard.results.load import load_result
 from robustbench_lite.leaderboard.results.records import CLEAN, EXAMPLES_FILE, Accuracy, Result

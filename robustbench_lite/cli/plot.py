@@ -102,7 +102,8 @@ def _classes(arguments: argparse.Namespace) -> Callable[[], Figure]:
 
 def _gallery(arguments: argparse.Namespace) -> Callable[[], Figure]:
     """The evidence of one attack of one result, beside the clean images of the data set."""
-    from robustbench_lite.evaluation.ledger import Ledger, read_header
+    from robustbench_lite.evaluation.header import read_header
+    from robustbench_lite.evaluation.ledger import Ledger
     from robustbench_lite.leaderboard import load_result
     from robustbench_lite.leaderboard.plots.gallery import gallery
 

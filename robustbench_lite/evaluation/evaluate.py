@@ -37,6 +37,7 @@ from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.thresholds import read_measured
 from robustbench_lite.evaluation.ledger import Ledger, fix_environment, open_ledger, part_rows
 from robustbench_lite.evaluation.model_checks import check_attackable
+from robustbench_lite.evaluation.pass_counter import PassCounter
 from robustbench_lite.evaluation.progress import Progress, Tracker, work
 from robustbench_lite.evaluation.settings import Settings, evaluation_header
 from robustbench_lite.evaluation.workers import ALONE, Workers
@@ -391,33 +392,3 @@ def _note_time(ledger: Ledger, attack: str, chunk: int, seconds: float, rank: in
         parts = []  # seconds are no part of a result
     entry = {"attack": attack, "chunk": chunk, "seconds": round(seconds, 3)}
     write_sealed_json(path, {"parts": [*parts, {**entry, "host": platform.node()}]})
-
-
-class PassCounter(nn.Module):
-    """A network that counts images: those passed forward, and those gradients came back for.
-
-    Args:
-        model: the network; its modes and parameters stay its own.
-        on_pass: called with each pass: its images, twice for a backward pass.
-    """
-
-    def __init__(self, model: nn.Module, on_pass: Callable[[float], None] | None = None) -> None:
-        super().__init__()
-        self.model, self.on_pass = model, on_pass
-        self.training = model.training
-        self.forwards = 0
-        self.backwards = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
-        if self.on_pass is not None:
-            self.on_pass(len(x))
-        logits: Tensor = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
-        return logits
-
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
-        if self.on_pass is not None:
-            self.on_pass(2 * len(gradient))

@@ -62,6 +62,7 @@ def compress(
     scales: list[Tensor] = []
 
     def holds(candidates: Tensor) -> Tensor:
+        """Which of the waiting rows the verifier calls broken by these images."""
         return verify(
             model,
             x[waiting],

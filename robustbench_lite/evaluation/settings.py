@@ -16,7 +16,7 @@ from robustbench_lite.core.provenance import current_versions, git_commit
 from robustbench_lite.datasets import Split
 from robustbench_lite.datasets.selection import Selection
 from robustbench_lite.defenses.catalogue import shown_name
-from robustbench_lite.evaluation.ledger import Header
+from robustbench_lite.evaluation.header import Header
 
 Evidence = Literal["none", "int8", "float32"]
 # On a CPU small networks are a tenth slower in batches of 100 than of 500 (benchmarks/RESULTS.md);

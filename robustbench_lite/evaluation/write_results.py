@@ -12,7 +12,8 @@ from robustbench_lite.core.stored_table import write_table
 from robustbench_lite.evaluation.flags.history_checks import with_verdicts
 from robustbench_lite.evaluation.flags.outcome_checks import outcome_checks
 from robustbench_lite.evaluation.flags.thresholds import raised, read_measured
-from robustbench_lite.evaluation.ledger import COLUMNS, Header, Ledger
+from robustbench_lite.evaluation.header import Header
+from robustbench_lite.evaluation.ledger import COLUMNS, Ledger
 from robustbench_lite.leaderboard.results.records import CLEAN, EXAMPLES_FILE
 
 if TYPE_CHECKING:

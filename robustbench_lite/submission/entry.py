@@ -20,7 +20,8 @@ from robustbench_lite.core.schema import Record, from_json
 from robustbench_lite.core.storage import write_bytes, write_json
 from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.evaluate import Settings, evaluate
-from robustbench_lite.evaluation.ledger import Ledger, read_header
+from robustbench_lite.evaluation.header import read_header
+from robustbench_lite.evaluation.ledger import Ledger
 from robustbench_lite.evaluation.progress_bar import evaluation_bar
 from robustbench_lite.leaderboard.results.find import RESULT_FILE
 from robustbench_lite.leaderboard.results.submitted import ENTRY_FILE

@@ -184,6 +184,7 @@ class Recheck:
         targets = None if spec is None else self._targets(spec, rows)
 
         def judge(network: nn.Module) -> Verdict:
+            """The verifier, on these rows."""
             return verify(
                 network,
                 self.x[rows],

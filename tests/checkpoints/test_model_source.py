@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from cards import plain_card
 from torch import Tensor, nn
 
 from robustbench_lite.checkpoints.checkpoint import (
-    Card,
     checkpoint_hash,
-    parameter_count,
     save_checkpoint,
 )
 from robustbench_lite.checkpoints.model_source import (
@@ -54,24 +53,7 @@ def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     shape = {"num_classes": 5, "in_channels": 1, "image_size": (8, 8), "mean": None, "std": None}
     model = build_model("small_cnn", **shape)
-    card = Card(
-        name="trades_digits",
-        defense="trades",
-        architecture="small_cnn",
-        architecture_kwargs={},
-        **shape,
-        dataset="digits",
-        dataset_hash="",
-        recipe={},
-        seed=0,
-        versions={},
-        git_commit="",
-        epoch=1,
-        selection="last",
-        metrics={},
-        notes="",
-        parameters=parameter_count(model),
-    )
+    card = plain_card(model, "trades_digits", defense="trades", seed=0, epoch=1, num_classes=5)
     save_checkpoint(tmp_path / "trades_digits", model, card)
     return tmp_path / "trades_digits"
 

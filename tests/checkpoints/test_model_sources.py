@@ -15,11 +15,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cards import plain_card
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustbench_lite.attacks.model_state import attacked
-from robustbench_lite.checkpoints.checkpoint import Card, parameter_count, save_checkpoint
+from robustbench_lite.checkpoints.checkpoint import parameter_count, save_checkpoint
 from robustbench_lite.checkpoints.model_source import LoadedModel, resolve_model
 from robustbench_lite.checkpoints.sources import RUN_CODE, SOURCES
 from robustbench_lite.core.errors import InputError
@@ -457,24 +458,7 @@ def checkpoint_files(folder: Path) -> dict[str, bytes]:
     torch.manual_seed(0)
     shape = {"num_classes": 5, "in_channels": 1, "image_size": (8, 8), "mean": None, "std": None}
     model = build_model("small_cnn", **shape)
-    card = Card(
-        name="mine",
-        defense="trades",
-        architecture="small_cnn",
-        architecture_kwargs={},
-        **shape,
-        dataset="digits",
-        dataset_hash="",
-        recipe={},
-        seed=0,
-        versions={},
-        git_commit="",
-        epoch=1,
-        selection="last",
-        metrics={},
-        notes="",
-        parameters=parameter_count(model),
-    )
+    card = plain_card(model, defense="trades", seed=0, epoch=1, num_classes=5)
     save_checkpoint(folder, model, card)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

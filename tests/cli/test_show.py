@@ -5,9 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from cards import plain_card
 
 from robustbench_lite.attacks.protocol import protocol_files
-from robustbench_lite.checkpoints.card import Card
 from robustbench_lite.checkpoints.checkpoint import save_checkpoint
 from robustbench_lite.cli import main
 from robustbench_lite.cli.listing import KINDS
@@ -122,25 +122,7 @@ def test_a_shown_model_is_its_card_or_its_architecture(tmp_path, capsys):
     network = build_model(
         "small_cnn", num_classes=10, in_channels=1, image_size=(8, 8), mean=None, std=None
     )
-    size = {"num_classes": 10, "in_channels": 1, "image_size": (8, 8), "mean": None, "std": None}
-    card = Card(
-        name="mine",
-        defense="",
-        architecture="small_cnn",
-        architecture_kwargs={},
-        dataset="digits",
-        dataset_hash="",
-        recipe={},
-        seed=None,
-        versions={},
-        git_commit="",
-        epoch=None,
-        selection="imported",
-        metrics={},
-        notes="",
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        **size,
-    )
+    card = plain_card(network, selection="imported")
     save_checkpoint(tmp_path / "run" / "best", network, card)
     for place in ("run", "run/best"):
         assert main(["show", "model", str(tmp_path / place)]) == 0

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
+from digits_networks import Around, trained_on_digits
 from test_every_defense import on_digits
 from torch import nn
 
@@ -26,7 +27,7 @@ from robustbench_lite.checkpoints.model_source import LoadedModel, resolve_model
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.datasets import load_split
-from robustbench_lite.evaluation.evaluate import PassCounter, Settings, evaluate
+from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.evaluation.flags.network_checks import measure_flags
 from robustbench_lite.evaluation.flags.outcome_checks import outcome_checks
 from robustbench_lite.evaluation.flags.thresholds import (
@@ -39,6 +40,7 @@ from robustbench_lite.evaluation.flags.thresholds import (
     read_measured,
 )
 from robustbench_lite.evaluation.ledger import COLUMNS
+from robustbench_lite.evaluation.pass_counter import PassCounter
 from robustbench_lite.leaderboard import build_table, load_result
 from robustbench_lite.training.loop import train
 
@@ -54,28 +56,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def base():
-    """A network that is right on digits and knows nothing of attacks: seconds to train."""
-    data = load_split("digits", "train")
-    x, y = data.pixels(slice(None)), data.labels
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(80):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    return net.eval()
-
-
-class Around(nn.Module):
-    """`change(base, x)`: a network with something done around it."""
-
-    def __init__(self, base, change):
-        super().__init__()
-        self.base, self.change = base, change
-
-    def forward(self, x):
-        return self.change(self.base, x)
+    return trained_on_digits()
 
 
 class Normalisation(nn.Module):

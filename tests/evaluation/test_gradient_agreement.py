@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from digits_networks import Around, trained_on_digits
 from torch import nn
 
 from robustbench_lite.attacks.first_order.bpda import Bpda, identity
@@ -23,27 +24,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def base():
-    data = load_split("digits", "train")
-    x, y = data.pixels(slice(None)), data.labels
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(80):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    return net.eval()
-
-
-class Around(nn.Module):
-    """`change(base, x)`: a network with something done around it."""
-
-    def __init__(self, base, change):
-        super().__init__()
-        self.base, self.change = base, change
-
-    def forward(self, x):
-        return self.change(self.base, x)
+    return trained_on_digits()
 
 
 class _Backward(torch.autograd.Function):

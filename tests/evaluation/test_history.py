@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
+from digits_networks import trained_on_digits
 from test_flags import Around, measure, measure_on, names, run, up
 from torch import nn
 
@@ -13,7 +13,8 @@ from robustbench_lite.datasets import load_split
 from robustbench_lite.evaluation.flags.fresh_networks import FreshNetworks, confirmed
 from robustbench_lite.evaluation.flags.history_checks import neighbours, with_verdicts
 from robustbench_lite.evaluation.flags.thresholds import Check
-from robustbench_lite.evaluation.ledger import Ledger, read_header
+from robustbench_lite.evaluation.header import read_header
+from robustbench_lite.evaluation.ledger import Ledger
 from robustbench_lite.leaderboard import load_result
 from robustbench_lite.verifier import Verdict
 
@@ -25,15 +26,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def base():
-    data = load_split("digits", "train")
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(80):
-        optimizer.zero_grad()
-        F.cross_entropy(net(data.pixels(slice(None))), data.labels).backward()
-        optimizer.step()
-    return net.eval()
+    return trained_on_digits(hidden=32)
 
 
 class Remembers(nn.Module):

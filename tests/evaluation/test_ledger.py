@@ -17,14 +17,8 @@ from robustbench_lite.core.errors import (
 )
 from robustbench_lite.core.integrity import with_checksum
 from robustbench_lite.core.storage import write_atomically, write_json
-from robustbench_lite.evaluation.ledger import (
-    COLUMNS,
-    Header,
-    Ledger,
-    fix_environment,
-    open_ledger,
-    read_header,
-)
+from robustbench_lite.evaluation.header import Header, read_header
+from robustbench_lite.evaluation.ledger import COLUMNS, Ledger, fix_environment, open_ledger
 
 HEADER = Header(
     identity={"model": {"hash": "sha256:a"}, "seed": 0},

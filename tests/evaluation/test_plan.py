@@ -10,8 +10,8 @@ from robustbench_lite.attacks.protocol import AttackSpec, load_protocol
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel, parse_eps
 from robustbench_lite.evaluation.cost_plan import Plan, Speed, make_plan, render_plan
-from robustbench_lite.evaluation.evaluate import PassCounter
 from robustbench_lite.evaluation.flags.network_checks import flags_cost
+from robustbench_lite.evaluation.pass_counter import PassCounter
 
 APGD = {"steps": 12, "rho": 0.75, "eot": 2, "restarts": 3, "staged_eps": False}
 FAB = {"steps": 4, "restarts": 2, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9}

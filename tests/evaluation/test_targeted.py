@@ -16,7 +16,8 @@ from robustbench_lite.evaluation.evaluate import Settings, evaluate
 from robustbench_lite.evaluation.evidence import compress, decompress
 from robustbench_lite.evaluation.flags.outcome_checks import outcome_checks
 from robustbench_lite.evaluation.flags.thresholds import Check, NetworkChecks
-from robustbench_lite.evaluation.ledger import COLUMNS, Ledger, read_header
+from robustbench_lite.evaluation.header import read_header
+from robustbench_lite.evaluation.ledger import COLUMNS, Ledger
 from robustbench_lite.leaderboard import load_result
 from robustbench_lite.leaderboard.statistics.ranking import rank_results
 from robustbench_lite.submission.entry import _write_evidence

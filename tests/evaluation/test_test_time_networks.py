@@ -10,7 +10,8 @@ from torch import nn
 
 from robustbench_lite.core.errors import InputError
 from robustbench_lite.datasets import load_split
-from robustbench_lite.evaluation.ledger import Header, Ledger
+from robustbench_lite.evaluation.header import Header
+from robustbench_lite.evaluation.ledger import Ledger
 
 
 @pytest.fixture(scope="module")

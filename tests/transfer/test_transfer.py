@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cards import plain_card
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +17,7 @@ from robustbench_lite.attacks.first_order.pgd import pgd
 from robustbench_lite.attacks.protocol import Protocol, load_protocol
 from robustbench_lite.attacks.run_attack import run_attack
 from robustbench_lite.attacks.threat_model import ThreatModel
-from robustbench_lite.checkpoints.checkpoint import Card, parameter_count, save_checkpoint
+from robustbench_lite.checkpoints.checkpoint import Card, save_checkpoint
 from robustbench_lite.checkpoints.model_source import LoadedModel, resolve_model
 from robustbench_lite.cli import main
 from robustbench_lite.core.errors import InputError, LedgerMismatchError
@@ -79,23 +80,13 @@ def trained(folder: Path, seed: int, options: dict[str, object]) -> Path:
 
 
 def card_for(options: dict[str, object], *, name: str, model: torch.nn.Module) -> Card:
-    return Card(
-        name=name,
+    return plain_card(
+        model,
+        name,
         defense="standard",
-        architecture="small_cnn",
         architecture_kwargs=options,
-        **DIGITS,
-        dataset="digits",
-        dataset_hash="",
-        recipe={},
-        seed=None,
-        versions={},
-        git_commit="",
-        epoch=None,
         selection="last epoch",
-        metrics={},
-        notes="",
-        parameters=parameter_count(model),
+        **DIGITS,
     )
 
 

@@ -34,6 +34,7 @@ def _family(info: DatasetInfo, folder: str, official: Archive) -> Callable[[str]
     """From `fog:3` to the facts of that corruption at that severity."""
 
     def corrupted(variant: str) -> DatasetInfo:
+        """The facts of `KIND:SEVERITY`."""
         name = f"{info.name}c"
         kind, _, severity = variant.partition(":")
         if not variant:
@@ -61,6 +62,7 @@ def _reader(
     folder: str, kind: str, severity: int
 ) -> Callable[[Sequence[Path], DatasetInfo, str], Arrays]:
     def read(files: Sequence[Path], info: DatasetInfo, split: str) -> Arrays:
+        """The images and labels of this kind and severity, from the archive."""
         import numpy as np
 
         from robustbench_lite.datasets.arrays import Arrays
