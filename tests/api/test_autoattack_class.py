@@ -57,6 +57,28 @@ def test_versions_are_set_as_in_our_protocols(case, norm, version):
     assert adversary._stages(adversary.attacks_to_run) == stages(version, norm)
 
 
+THEIR_NAMES = {
+    "apgd": ("n_restarts", "n_iter", "eot_iter", "thr_decr", "use_largereps"),
+    "apgd_targeted": ("n_restarts", "n_iter", "thr_decr", "use_largereps", "n_target_classes"),
+    "fab": ("n_restarts", "n_iter", "alpha_max", "eta", "beta", "n_target_classes"),
+    "square": ("n_queries", "n_restarts", "p_init"),
+}
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("version", ["standard", "plus", "rand", "custom"])
+def test_what_a_script_reads_and_changes_is_as_in_their_code(case, norm, version):
+    from pyautoattack import AutoAttack as Theirs
+
+    mine = rbl.AutoAttack(case[0], norm=norm, eps=0.1, version=version, verbose=False)
+    theirs = Theirs(case[0], norm=norm, eps=0.1, version=version)
+    assert mine.attacks_to_run == list(theirs.attacks_to_run or ())
+    for attack, names in THEIR_NAMES.items():
+        for name in names:
+            here, there = (getattr(getattr(one, attack), name) for one in (mine, theirs))
+            assert here == there, (attack, name)
+
+
 def test_both_signatures_return_what_theirs_return(case):
     model, x, y = case
     x_adv = quick(model, verbose=False).run_standard_evaluation(x, y, bs=250)

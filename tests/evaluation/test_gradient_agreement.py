@@ -197,3 +197,17 @@ def test_images_that_are_wrong_when_clean_do_not_count(base, digits):
     stepped = Around(base, lambda base, x: base(quantise(x)))
     wrong = stepped(x).argmin(dim=1)
     assert zero(stepped, x, wrong) == (0, False)
+
+
+def test_the_best_step_counts_wherever_it_comes(base, digits, monkeypatch):
+    """Rounding spoils one step size and kinks another: a gradient need fit one of them."""
+    from robustbench_lite.evaluation.flags import gradient_agreement
+
+    agreement = iter([0.93, 0.5, 0.2, 0.1])
+
+    def correlations(examples, rows, threat, step):
+        return torch.full((len(rows),), values[step], dtype=torch.float64)
+
+    values = dict(zip(gradient_agreement._STEPS, agreement, strict=True))
+    monkeypatch.setattr(gradient_agreement, "_correlations", correlations)
+    assert disagreement(base, digits).value == pytest.approx(0.07)

@@ -149,6 +149,15 @@ def test_an_unreadable_header_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_a_header_without_its_checksum_is_damaged(tmp_path):
+    open_ledger(tmp_path, HEADER, explicit_settings={})
+    stored = json.loads((tmp_path / "header.json").read_text())
+    del stored["checksum"]
+    (tmp_path / "header.json").write_text(json.dumps(stored))
+    with pytest.raises(DamagedFileError, match="it has no checksum.*restore it, or remove"):
+        read_header(tmp_path)
+
+
 def flipped(content, bit):
     return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
 
