@@ -88,6 +88,14 @@ def test_several_radii_are_a_result_each_and_one_curve(capsys):
     assert "4/255" in curve.read_text()
 
 
+def test_a_curve_given_as_a_result_is_refused_by_what_it_is(capsys):
+    Path("curve-digits.svg").write_text("<svg/>")
+    for command in (["plot", "eps"], ["classes"], ["leaderboard"]):
+        assert main([*command, "curve-digits.svg"]) == 2
+        error = capsys.readouterr().err
+        assert "curve-digits.svg: a picture, no result; give a result.json or a folder" in error
+
+
 def test_each_result_is_that_of_a_call_of_its_own():
     both = ["--model", "n.py:first", "--model", "n.py:second"]
     assert main(["evaluate", *both, *TERMS, "--eps", "2/255", "0.1", "--out", "many"]) == 0
