@@ -189,7 +189,7 @@ def _obstacles(
 ) -> Iterator[str]:
     """Every reason against comparing."""
     if one.origin.kind == "small-scale":
-        yield "small-scale: a small network on other data, not the published one"
+        yield "small-scale: a quick stand-in (small network and data), not the published setting"
         return
     if not cell.is_target:
         yield "the published number is from memory: no target"

@@ -40,13 +40,15 @@ def found_files(
         Pairs of a name and whether it is one of `paths`, sorted by name.
 
     Raises:
-        ResultError: for a path that does not exist, or one of them that cannot be read.
+        ResultError: for a path that does not exist, a picture, or one of them that cannot be read.
     """
     found: dict[str, str] = {}  # what a name leads to -> the first of its names
     named = set()
     for path in map(Path, paths):
         if path.is_dir():
             pairs = list(_files_below(str(path), refuse))
+        elif path.suffix in (".svg", ".png"):  # `rbl evaluate` puts a curve beside its results
+            raise ResultError(f"{path}: a picture, no result; give a {RESULT_FILE} or a folder")
         elif path.exists():
             pairs = [(os.path.realpath(path), str(path))]
             named.add(pairs[0][0])

@@ -113,9 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
         _plan_each(jobs)
         return 0
     _check_radii(jobs)
+    weights: dict[str, tuple[str, str | None]] = {}
     folders = finish_each(
         jobs,
-        lambda job: _evaluate(job, workers, several=len(jobs) > 1),
+        lambda job: _evaluate(job, workers, weights, several=len(jobs) > 1),
         lambda message: print(shortened(f"rbl: error: {message}"), file=sys.stderr),
         alone=workers.count == 1,
     )
@@ -132,8 +133,17 @@ def _check_radii(jobs: list[argparse.Namespace]) -> None:
         load_protocol(jobs[0].protocol, eps=eps, engine=jobs[0].engine)
 
 
-def _evaluate(arguments: argparse.Namespace, workers: Workers, *, several: bool) -> Path:
-    """One network at one radius; returns the result's folder."""
+def _evaluate(
+    arguments: argparse.Namespace,
+    workers: Workers,
+    weights: dict[str, tuple[str, str | None]],
+    *,
+    several: bool,
+) -> Path:
+    """One network at one radius; returns the result's folder.
+
+    `weights` has the hash of each network's weights and the radius at which it was first loaded.
+    """
     from robustbench_lite.core.numerics import choose_device
     from robustbench_lite.evaluation.evaluate import evaluate
     from robustbench_lite.evaluation.progress_bar import evaluation_bar
@@ -144,6 +154,12 @@ def _evaluate(arguments: argparse.Namespace, workers: Workers, *, several: bool)
         device = workers.device(choose_device(arguments.device))
         source, data, protocol, settings = _prepared(arguments, progress=workers.first)
         images = chosen_images(arguments, data)
+    before, eps = weights.setdefault(network, (source.hash, arguments.eps))
+    if source.hash != before:
+        raise InputError(
+            f"it has other weights than at eps {eps}: a factory must return the same network each "
+            "time; load its weights from a file"
+        )
     out = Path(arguments.out or "results")
     if several or not arguments.out:
         folder = default_folder(protocol.id, source.hash, data, images, arguments.seed)

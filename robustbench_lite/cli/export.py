@@ -66,7 +66,7 @@ def _hub(arguments: argparse.Namespace) -> None:
     write_hub_folder(
         Path(arguments.source), results, Path(arguments.out), hub_dataset=arguments.hub_dataset
     )
-    print(f"folder with {len(results)} results: {arguments.out}")
+    print(f"folder with {len(results)} result{'s' * (len(results) != 1)}: {arguments.out}")
     print(f"next: hf upload OWNER/NAME {arguments.out}")
 
 

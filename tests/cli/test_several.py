@@ -23,6 +23,9 @@ def first():
     return make(0)
 def second():
     return make(1)
+def random():
+    torch.seed()
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 def broken():
     raise RuntimeError("no weights here")
 """
@@ -85,6 +88,14 @@ def test_several_radii_are_a_result_each_and_one_curve(capsys):
     assert "4/255" in curve.read_text()
 
 
+def test_a_curve_given_as_a_result_is_refused_by_what_it_is(capsys):
+    Path("curve-digits.svg").write_text("<svg/>")
+    for command in (["plot", "eps"], ["classes"], ["leaderboard"]):
+        assert main([*command, "curve-digits.svg"]) == 2
+        error = capsys.readouterr().err
+        assert "curve-digits.svg: a picture, no result; give a result.json or a folder" in error
+
+
 def test_each_result_is_that_of_a_call_of_its_own():
     both = ["--model", "n.py:first", "--model", "n.py:second"]
     assert main(["evaluate", *both, *TERMS, "--eps", "2/255", "0.1", "--out", "many"]) == 0
@@ -117,6 +128,13 @@ def test_an_error_in_one_is_a_line_and_the_others_are_finished(capsys):
     assert "no weights here" in broken
     assert results() == [("n.py:first", "2/255"), ("n.py:first", "4/255")]
     assert "curve: results/n.py_first/curve-" in captured.out
+
+
+def test_a_factory_that_draws_new_weights_each_time_has_no_second_radius(capsys):
+    radii = ["--eps", "2/255", "4/255"]
+    assert main(["evaluate", "--model", "n.py:random", *TERMS, *radii]) == 2
+    assert "at eps 4/255: it has other weights than at eps 2/255" in capsys.readouterr().err
+    assert results() == [("n.py:random", "2/255")]
 
 
 @pytest.mark.parametrize(("alone", "done"), [(True, 2), (False, 0)])

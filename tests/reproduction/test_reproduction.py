@@ -309,7 +309,7 @@ def test_a_sample_of_another_set_and_a_chosen_subset_are_other_images():
         ),
         ({"n": 2000, "examples": Examples(0, 2000, 3000)}, "other images: first 2000 of 3000 here"),
         ({"origin": ModelProvenance("unknown")}, "unknown weights"),
-        ({"origin": ModelProvenance("small-scale")}, "small-scale: a small network"),
+        ({"origin": ModelProvenance("small-scale")}, "small-scale: a quick stand-in"),
     ],
 )
 def test_other_terms_are_not_comparable_and_say_which(change, words):

@@ -118,9 +118,11 @@ def _ordered_names(
             f"{folder} has one class, {names[0]}: at least 2 sub-folders are needed, or --classes "
             "with the names of all"
         )
-    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+    numbers = all(name.isdecimal() for name in names)
+    pairs = zip(names, names[1:], strict=False)
+    if numbers and (pair := next((p for p in pairs if int(p[0]) > int(p[1])), None)):
         raise InputError(
-            f"{folder}: as text, class {names[1]} sorts before {names[2]}, as numbers not: give "
+            f"{folder}: as text, class {pair[0]} sorts before {pair[1]}, as numbers not: give "
             "the order of the labels, a name a line, with --classes FILE"
         )
     return names
