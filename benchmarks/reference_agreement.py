@@ -1,7 +1,7 @@
 """Do a ledger's AutoAttack verdicts equal a direct pyautoattack run on the same chunk?
 
     rbl train mnist_pgd_at --data-dir DIR
-    rbl evaluate runs/mnist_pgd_at/best --protocol linf_standard --eps 0.1 --n 1000 --data-dir DIR \
+    rbl evaluate runs/mnist_pgd_at/best --protocol linf_standard --eps 0.15 --n 100 --data-dir DIR \
         --out runs/mnist_aa
     python benchmarks/reference_agreement.py runs/mnist_pgd_at/best runs/mnist_aa --data-dir DIR
 """

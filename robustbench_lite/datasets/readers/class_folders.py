@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _ordered_names(
             "with the names of all"
         )
     numbers = all(name.isdecimal() for name in names)
-    pairs = zip(names, names[1:], strict=False)
+    pairs = itertools.pairwise(names)
     if numbers and (pair := next((p for p in pairs if int(p[0]) > int(p[1])), None)):
         raise InputError(
             f"{folder}: as text, class {pair[0]} sorts before {pair[1]}, as numbers not: give "
